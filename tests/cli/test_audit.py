@@ -208,11 +208,11 @@ async def test_what_prevents_it_is_said_with_what_to_do(tmp_path: Path) -> None:
     empty.write_text("no heads\n")
     broken.write_text('{"heads": [["acme", 1]]}\n')
     async with serving(tmp_path / "server") as server:
-        for arguments, expected in (
-            (["--token", mint()], "the token must be an operator's"),
-            (["--anchors", str(empty)], "has no heads"),
-            (["--anchors", str(broken)], "line 1 of"),
-            (["--anchors", str(heads), "--certificates", str(empty)], "has no certificates that can be read"),
+        for arguments, ended, expected in (
+            (["--token", mint()], 4, "the token must be an operator's"),
+            (["--anchors", str(empty)], 1, "has no heads"),
+            (["--anchors", str(broken)], 1, "line 1 of"),
+            (["--anchors", str(heads), "--certificates", str(empty)], 1, "has no certificates that can be read"),
         ):
             code, out, err = await asked(server, *arguments)
-            assert (code, out, expected in err, "Traceback" in err) == (1, "", True, False)
+            assert (code, out, expected in err, "Traceback" in err) == (ended, "", True, False)

@@ -78,17 +78,17 @@ async def test_a_download_goes_on_where_it_ended(tmp_path: Path) -> None:
 
 async def test_what_prevents_it_is_said_with_what_to_do(tmp_path: Path) -> None:
     async with serving(tmp_path / "server") as server:
-        for arguments, environment, expected in (
-            (["create"], {"EMBLEM_JWT_SECRET": ""}, "EMBLEM_JWT_SECRET is not set"),
-            (["create"], {"EMBLEM_JWT_SECRET": "x" * 32}, "set EMBLEM_JWT_SECRET as the server has it"),
-            (["create", "--token", mint()], {}, "the token must be an operator's"),
-            (["verify"], {}, "there is no good backup"),
-            (["delete", "metamorph-20250125_120000.db"], {}, "`metamorph backup list` lists them"),
+        for arguments, environment, ended, expected in (
+            (["create"], {"EMBLEM_JWT_SECRET": ""}, 1, "EMBLEM_JWT_SECRET is not set"),
+            (["create"], {"EMBLEM_JWT_SECRET": "x" * 32}, 4, "set EMBLEM_JWT_SECRET as the server has it"),
+            (["create", "--token", mint()], {}, 4, "the token must be an operator's"),
+            (["verify"], {}, 1, "there is no good backup"),
+            (["delete", "metamorph-20250125_120000.db"], {}, 1, "`metamorph backup list` lists them"),
         ):
             code, out, err = await asked(server, *arguments, **environment)
-            assert (code, out, expected in err, "Traceback" in err) == (1, "", True, False), err
+            assert (code, out, expected in err, "Traceback" in err) == (ended, "", True, False), err
     code, _, err = await asked(server, "list")
-    assert (code, "is the server running?" in err) == (1, True)
+    assert (code, "is the server running?" in err) == (3, True)
 
 
 async def test_a_restore_brings_back_what_was_there(tmp_path: Path) -> None:
@@ -166,11 +166,11 @@ async def test_a_server_with_tls_is_reached_with_the_files_that_options_or_the_e
         files = {"METAMORPH_CA": trusted, "METAMORPH_CERT": own, "METAMORPH_KEY": own_key}
         assert (await asked(server, "create", **files))[0] == 0
         code, _, err = await asked(server, "list", "--tls")
-        assert (code, "is the server running" in err) == (1, True)
+        assert (code, "is the server running" in err) == (3, True)
         code, _, err = await asked(server, "list", "--ca", trusted, "--cert", own)
-        assert (code, "METAMORPH_CERT and METAMORPH_KEY" in err, err.count("\n")) == (1, True, 1)
+        assert (code, "METAMORPH_CERT and METAMORPH_KEY" in err, err.count("\n")) == (2, True, 1)
         code, _, err = await asked(server, "list", METAMORPH_TLS="perhaps")
-        assert (code, "METAMORPH_TLS: " in err, err.count("\n")) == (1, True, 1)
+        assert (code, "METAMORPH_TLS: " in err, err.count("\n")) == (2, True, 1)
 
 
 async def test_a_directory_is_no_database_to_restore_to(tmp_path: Path) -> None:

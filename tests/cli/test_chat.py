@@ -148,22 +148,24 @@ async def test_a_terminal_shows_the_reply_and_prompts_for_more(running: Serving)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("arguments", "ended", "expected"),
     [
-        (["--token", "nonsense"], "TOKEN_INVALID: the token is invalid (pass --token"),
-        (["--token", mint(), "--session", "ses_none"], "SESSION_NOT_FOUND: no session ses_none"),
+        (["--token", "nonsense"], 4, "TOKEN_INVALID: the token is invalid (pass --token"),
+        (["--token", mint(), "--session", "ses_none"], 1, "SESSION_NOT_FOUND: no session ses_none"),
     ],
 )
-async def test_a_refusal_prints_one_line_with_the_remedy(running: Serving, arguments: list[str], expected: str) -> None:
+async def test_a_refusal_prints_one_line_with_the_remedy(
+    running: Serving, arguments: list[str], ended: int, expected: str
+) -> None:
     code, out, err = await run("chat", "--target", running.target, *arguments, "Hi")
-    assert (code, out) == (1, "")
+    assert (code, out) == (ended, "")
     assert expected in err
     assert len(err.splitlines()) == 1
 
 
 async def test_an_unreachable_server_prints_one_line(unused_tcp_port: int) -> None:
     code, _, err = await run("chat", "--target", f"127.0.0.1:{unused_tcp_port}", "Hi")
-    assert code == 1
+    assert code == 3
     assert "is a server running?" in err
     assert "Traceback" not in err
 

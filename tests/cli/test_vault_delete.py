@@ -64,10 +64,10 @@ async def test_what_would_delete_another_vault_deletes_nothing(tmp_path: Path) -
         assert (code, out, "your vault is acme, not team-b; nothing was deleted" in err) == (1, "", True)
         weak = ["vault", "delete", "acme", "--yes", "--target", running.target, "--token", mint(permissions=["delete"])]
         code, out, err = await run(*weak)
-        assert (code, out, "admin" in err) == (1, "", True)
+        assert (code, out, "admin" in err) == (4, "", True)
         assert len(await alice.sessions()) == 1
     code, _, err = await run(*reach(running), "--yes")
-    assert (code, "is the server running?" in err) == (1, True)
+    assert (code, "is the server running?" in err) == (3, True)
 
 
 async def test_the_server_goes_on_when_the_command_is_interrupted(

@@ -17,5 +17,5 @@ async def run(*arguments: str, typed: str = "", **environment: str) -> tuple[int
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **environment},
     )
-    out, err = await asyncio.wait_for(process.communicate(typed.encode()), 60)
+    out, err = await asyncio.wait_for(process.communicate(typed.encode(errors="surrogateescape")), 60)
     return process.returncode, out.decode(), err.decode()

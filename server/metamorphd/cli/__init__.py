@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from typing import NoReturn
 
 import click
 
@@ -14,12 +15,16 @@ from metamorphd.cli.keys import keys
 from metamorphd.cli.serve import dev, serve
 from metamorphd.cli.token import token
 from metamorphd.cli.vault import vault
+from metamorphd.settings.environment import silence_core
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="metamorphd")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Metamorph: a multi-tenant chat backend, served over gRPC."""
+    if ctx.invoked_subcommand not in ("serve", "dev"):
+        silence_core()
 
 
 for command in (dev, serve, token, chat, check, backup, keys, vault, audit):
@@ -29,7 +34,15 @@ for command in (dev, serve, token, chat, check, backup, keys, vault, audit):
 def main() -> None:
     """Runs the command. An error that prevents it from starting or going on is printed as one line on stderr."""
     try:
-        cli()
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except click.ClickException as exc:
+        _fail(exc)
+    except click.Abort:
+        click.echo("Aborted!", err=True)
+        sys.exit(1)
     except OSError as exc:
         if exc.errno != errno.ENOSPC:
             raise
@@ -43,3 +56,12 @@ def main() -> None:
             raise
         click.echo(f"metamorph: {exc}", err=True)
         sys.exit(1)
+
+
+def _fail(exc: click.ClickException) -> NoReturn:
+    """Prints a line about an error and exits with its code, which is 2 if the command was given wrong arguments."""
+    text = " ".join(exc.format_message().split())
+    if isinstance(exc, click.UsageError) and exc.ctx is not None:
+        text += f" (see `{exc.ctx.command_path} --help`)"
+    click.echo(f"Error: {text}", err=True)
+    sys.exit(exc.exit_code)

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from metamorphd.cli.arguments import TEXT
 from metamorphd.cli.connection import operator_options
 
 
@@ -43,7 +44,7 @@ def list_(*, remote: bool, **connection: Any) -> None:
 
 
 @backup.command()
-@click.argument("name", required=False)
+@click.argument("name", type=TEXT, required=False)
 @operator_options
 def verify(*, name: str | None, **connection: Any) -> None:
     """Read all of backup NAME, by default the newest, check it for damage and compare it with its manifest."""
@@ -53,7 +54,7 @@ def verify(*, name: str | None, **connection: Any) -> None:
 
 
 @backup.command()
-@click.argument("name", required=False)
+@click.argument("name", type=TEXT, required=False)
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="File to write.  [default: NAME, here]")
 @operator_options
 def download(*, name: str | None, output: Path | None, **connection: Any) -> None:
@@ -67,7 +68,7 @@ def download(*, name: str | None, output: Path | None, **connection: Any) -> Non
 
 
 @backup.command()
-@click.argument("name")
+@click.argument("name", type=TEXT)
 @operator_options
 def delete(*, name: str, **connection: Any) -> None:
     """Delete backup NAME."""
@@ -90,7 +91,7 @@ def prune(*, dry_run: bool, **connection: Any) -> None:
 
 
 @backup.command()
-@click.argument("source", metavar="NAME|FILE|S3-URL")
+@click.argument("source", type=TEXT, metavar="NAME|FILE|S3-URL")
 @click.option(
     "--to", "target", type=click.Path(dir_okay=False, path_type=Path), help="Database file.  [default: DATABASE_PATH]"
 )

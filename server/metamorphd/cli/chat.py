@@ -5,40 +5,41 @@ from typing import Any
 
 import click
 
+from metamorphd.cli.arguments import TEXT, piped_text
 from metamorphd.cli.connection import client_settings, connection_options
 
 
 @click.command()
-@click.option("--target", help="Server, host:port.  [default: METAMORPH_TARGET, else localhost:50051]")
-@click.option("--token", help="Token to send.  [default: METAMORPH_TOKEN; none is needed in dev mode]")
-@click.option("--vault", help="Vault to act on, in dev mode.  [default: METAMORPH_VAULT, else dev-vault]")
-@click.option("--session", default="", help="Session to continue.  [default: a new one]")
-@click.option("--model", default="", help="Model to use.  [default: the session's]")
+@click.option("--target", type=TEXT, help="Server, host:port.  [default: METAMORPH_TARGET, else localhost:50051]")
+@click.option("--token", type=TEXT, help="Token to send.  [default: METAMORPH_TOKEN; none is needed in dev mode]")
+@click.option("--vault", type=TEXT, help="Vault to act on, in dev mode.  [default: METAMORPH_VAULT, else dev-vault]")
+@click.option("--session", type=TEXT, help="Session to continue.  [default: a new one]")
+@click.option("--model", type=TEXT, help="Model to use.  [default: the session's]")
 @connection_options
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
-@click.argument("message", required=False)
+@click.argument("message", type=TEXT, required=False)
 def chat(
     *,
     target: str | None,
     token: str | None,
     vault: str | None,
-    session: str,
-    model: str,
+    session: str | None,
+    model: str | None,
     as_json: bool,
     message: str | None,
     **tls: Any,
 ) -> None:
     """Chat in the terminal. With MESSAGE, or text on standard input, send that and exit."""
     if message is None and not sys.stdin.isatty():
-        message = sys.stdin.read().strip()
-        if not message:
-            raise click.UsageError("standard input is empty; pass a MESSAGE or type in a terminal")
+        message = piped_text()
+    if message is not None and not message.strip():
+        raise click.UsageError("the message is empty; pass one with words, or none to be asked for it")
     from metamorphd.cli.conversation import converse
 
     complete = converse(
         client_settings(target=target, token=token, vault=vault, **tls),
-        session_id=session,
-        model=model,
+        session_id=session or "",
+        model=model or "",
         message=message,
         as_json=as_json,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from metamorphd.cli.arguments import TEXT
 from metamorphd.cli.connection import client_settings, tls_options
 
 
@@ -16,9 +17,13 @@ from metamorphd.cli.connection import client_settings, tls_options
     help="File of settings to check.  [default: .env, if there is one]",
 )
 @click.option("--server", is_flag=True, help="Check a running server.  [default: if METAMORPH_TARGET is set]")
-@click.option("--target", help="Server to check, host:port.  [default: METAMORPH_TARGET, else localhost:GRPC_PORT]")
-@click.option("--http", help="URL of its HTTP port.  [default: http://, its host, PORT]")
-@click.option("--token", help="Operator's token.  [default: METAMORPH_TOKEN, else one signed with EMBLEM_JWT_SECRET]")
+@click.option(
+    "--target", type=TEXT, help="Server to check, host:port.  [default: METAMORPH_TARGET, else localhost:GRPC_PORT]"
+)
+@click.option("--http", type=TEXT, help="URL of its HTTP port.  [default: http://, its host, PORT]")
+@click.option(
+    "--token", type=TEXT, help="Operator's token.  [default: METAMORPH_TOKEN, else one signed with EMBLEM_JWT_SECRET]"
+)
 @tls_options
 @click.option("--strict", is_flag=True, help="Fail for warnings too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -1,9 +1,13 @@
 """How commands reach a server: its address, a token, and TLS."""
 
+import re
+import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from metamorphd.cli.arguments import TEXT, VAULT_RULE
 
 if TYPE_CHECKING:
     import grpc
@@ -11,6 +15,11 @@ if TYPE_CHECKING:
     from metamorphd.settings.client import ClientSettings
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+# A name, an address of IPv4, or one of IPv6 in brackets.
+_TARGET = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]):(?P<port>[0-9]{1,5})")
+# What the metadata of a call can carry, without the space that is between the parts of a header.
+_TOKEN = re.compile(r"[!-~]+")
+LAST_PORT = 65_535
 
 
 def connection_options(command: Any) -> Any:
@@ -28,9 +37,12 @@ def operator_options(command: Any) -> Any:
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         click.option(
             "--token",
+            type=TEXT,
             help="Operator's token.  [default: METAMORPH_TOKEN, else one signed with EMBLEM_JWT_SECRET]",
         ),
-        click.option("--target", help="Server, host:port.  [default: METAMORPH_TARGET, else localhost:GRPC_PORT]"),
+        click.option(
+            "--target", type=TEXT, help="Server, host:port.  [default: METAMORPH_TARGET, else localhost:GRPC_PORT]"
+        ),
     ):
         command = option(command)
     return command
@@ -48,22 +60,71 @@ def tls_options(command: Any) -> Any:
 
 
 def client_settings(**given: Any) -> "ClientSettings":
-    """Returns the settings of a client, in which options that are `given` replace the environment's."""
+    """Returns the settings of a client, in which options that are `given` replace the environment's.
+
+    Raises UsageError for those with which no call can be made.
+    """
+    from metamorphd.errors import StartupRefused
     from metamorphd.settings.loading import load_client
 
-    return load_client(**given)
+    try:
+        settings = load_client(**given)
+    except StartupRefused as exc:
+        raise click.UsageError(str(exc)) from exc
+    _refuse_unusable(settings)
+    return settings
+
+
+def _refuse_unusable(settings: "ClientSettings") -> None:
+    """Raises UsageError for what gRPC would refuse with a traceback, or nobody could understand."""
+    from metamorphd.auth.claims import VAULT_ID
+    from metamorphd.auth.tokens import LONGEST_TOKEN
+
+    target = _TARGET.fullmatch(settings.target)
+    if target is None or not 0 < int(target["port"]) <= LAST_PORT:
+        raise click.UsageError(
+            f"{settings.target!r} is not the address of a server; name one as host:port, such as localhost:50051"
+            " (--target, METAMORPH_TARGET)"
+        )
+    token = settings.sent_token
+    if token is not None and not (_TOKEN.fullmatch(token) and len(token) <= LONGEST_TOKEN):
+        # Not the token itself, which is a secret.
+        raise click.UsageError(
+            "the token cannot be sent: it has spaces, line breaks, letters beyond ASCII, or more than"
+            f" {LONGEST_TOKEN:,} characters; copy it again, as `metamorph token` prints it (--token, METAMORPH_TOKEN)"
+        )
+    if settings.vault is not None and not VAULT_ID.fullmatch(settings.vault):
+        raise click.UsageError(f"{settings.vault!r} is not the ID of a vault; {VAULT_RULE} (--vault, METAMORPH_VAULT)")
 
 
 def credentials(settings: "ClientSettings") -> "grpc.ChannelCredentials | None":
-    """Returns the credentials of a channel, or None for plaintext. Raises ClickException if a file cannot be read."""
+    """Returns the credentials of a channel, or None for plaintext. Raises UsageError for files that are no good."""
     import grpc
 
     if not settings.over_tls:
         return None
     try:
+        tls_context(settings)
         roots, key, chain = (
             None if path is None else path.read_bytes() for path in (settings.ca, settings.key, settings.cert)
         )
     except OSError as exc:
-        raise click.ClickException(f"{exc.filename} cannot be read ({exc.strerror})") from exc
+        raise click.UsageError(f"{exc.filename} cannot be read ({exc.strerror})") from exc
+    except ValueError as exc:
+        raise click.UsageError(f"{exc}; name PEM files with --ca, --cert and --key") from exc
     return grpc.ssl_channel_credentials(roots, key, chain)
+
+
+def tls_context(settings: "ClientSettings") -> ssl.SSLContext:
+    """Returns the TLS of a gRPC client. Raises ValueError if a file is not what it should be."""
+    try:
+        context = ssl.create_default_context(cafile=settings.ca)
+    except OSError as exc:
+        raise ValueError(f"{settings.ca} is no PEM file of certificates ({exc.strerror})") from exc
+    try:
+        if settings.cert is not None:
+            context.load_cert_chain(settings.cert, settings.key)
+    except OSError as exc:
+        raise ValueError(f"{settings.cert} and {settings.key} are no certificate and its key ({exc.strerror})") from exc
+    context.set_alpn_protocols(["h2"])
+    return context

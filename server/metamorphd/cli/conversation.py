@@ -18,7 +18,9 @@ from metamorph.client import MetamorphClient, MetamorphError
 from rich.console import Console
 
 from metamorphd.cli.connection import credentials
+from metamorphd.cli.endings import failed_call
 from metamorphd.cli.rendering import LiveReply
+from metamorphd.cli.tenant import require_model
 from metamorphd.settings.client import ClientSettings
 
 HINTS = {
@@ -172,6 +174,8 @@ def converse(settings: ClientSettings, *, session_id: str, model: str, message: 
             on_retry=lambda refusal: terminal.note(f"{refusal}; trying again"),
         )
         await stack.enter_async_context(client)
+        if model:
+            await require_model(client, model)
         return Conversation(client, await _session(client, session_id, message or ""), model, terminal)
 
     with asyncio.Runner() as runner:
@@ -179,8 +183,6 @@ def converse(settings: ClientSettings, *, session_id: str, model: str, message: 
         try:
             return _talk(runner.run(connect()), message, runner, terminal)
         except (MetamorphError, grpc.aio.AioRpcError) as exc:
-            refusal = exc if isinstance(exc, MetamorphError) else MetamorphError.of(exc)
-            hint = HINTS.get(refusal.code)
-            raise click.ClickException(f"{refusal}{f' ({hint})' if hint else ''}") from exc
+            raise failed_call(exc, HINTS) from exc
         finally:
             runner.run(stack.aclose())

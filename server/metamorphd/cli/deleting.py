@@ -20,7 +20,8 @@ from metamorph.vault.v1.vault_service_pb2 import (
 )
 
 from metamorphd.cli.backups import LONGEST_LOOK_SECONDS, LOOK_GROWTH, LOOK_SECONDS, shown_time
-from metamorphd.cli.tenant import refusal_of, run_as_tenant, transfer_progress
+from metamorphd.cli.endings import refusal_of
+from metamorphd.cli.tenant import run_as_tenant, transfer_progress
 from metamorphd.settings.client import ClientSettings
 
 GIVE_UP_SECONDS = 60.0

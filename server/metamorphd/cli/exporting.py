@@ -14,7 +14,8 @@ from metamorph.client import MetamorphClient, MetamorphError
 from metamorph.vault.v1.vault_service_pb2 import ExportVaultRequest
 
 from metamorphd.cli.counting import listed
-from metamorphd.cli.tenant import refusal_of, run_as_tenant, transfer_progress
+from metamorphd.cli.endings import refusal_of
+from metamorphd.cli.tenant import run_as_tenant, transfer_progress
 from metamorphd.settings.client import ClientSettings
 
 READ_BYTES = 2**20

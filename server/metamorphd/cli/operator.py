@@ -5,11 +5,11 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-import click
 import grpc
 from metamorph.client import MetamorphClient, MetamorphError
 
 from metamorphd.cli.connection import client_settings, credentials
+from metamorphd.cli.endings import failed_call
 from metamorphd.cli.token import mint
 from metamorphd.settings.loading import load_paths
 
@@ -40,9 +40,7 @@ def run_as_operator(
     try:
         good = asyncio.run(connected())
     except (MetamorphError, grpc.aio.AioRpcError) as exc:
-        refusal = exc if isinstance(exc, MetamorphError) else MetamorphError.of(exc)
-        hint = {**HINTS, **hints}.get(refusal.code)
-        raise click.ClickException(f"{refusal}{f' ({hint})' if hint else ''}") from exc
+        raise failed_call(exc, {**HINTS, **hints}) from exc
     if not good:
         sys.exit(1)
 

@@ -14,7 +14,7 @@ import grpc
 
 from metamorphd.auth.http_client import HttpClient
 from metamorphd.checks.remote import certificate, clocks, plaintext
-from metamorphd.cli.connection import credentials
+from metamorphd.cli.connection import credentials, tls_context
 from metamorphd.errors import IdentityUnavailable
 from metamorphd.models.finding import Finding, failed, ok, warning
 from metamorphd.settings.client import ClientSettings
@@ -39,7 +39,7 @@ async def reach(target: str, settings: ClientSettings) -> Reached:
     if not host or not port.isdigit():
         return _unreachable(target, "it is not host:port")
     try:
-        context = _context(settings)
+        context = tls_context(settings)
     except ValueError as exc:
         return _unreachable(target, str(exc))
     try:
@@ -57,21 +57,6 @@ async def reach(target: str, settings: ClientSettings) -> Reached:
         return Reached(True, found, (certificate(expires - time.time()),))
     mend = "set GRPC_TLS_CERT and GRPC_TLS_KEY, or close the port to the internet"
     return Reached(True, None, (plaintext("tls", "gRPC is served", await _addresses(host), mend),))
-
-
-def _context(settings: ClientSettings) -> ssl.SSLContext:
-    """Returns the TLS of a gRPC client. Raises ValueError if a file is not what it should be."""
-    try:
-        context = ssl.create_default_context(cafile=settings.ca)
-    except OSError as exc:
-        raise ValueError(f"{settings.ca} is no PEM file of certificates ({exc.strerror})") from exc
-    try:
-        if settings.cert is not None:
-            context.load_cert_chain(settings.cert, settings.key)
-    except OSError as exc:
-        raise ValueError(f"{settings.cert} and {settings.key} are no certificate and its key ({exc.strerror})") from exc
-    context.set_alpn_protocols(["h2"])
-    return context
 
 
 async def _expiry(host: str, port: int, context: ssl.SSLContext) -> float:

@@ -7,11 +7,13 @@ from typing import Any
 
 import click
 import grpc
+from metamorph.chat.v1.chat_service_pb2 import ListModelsRequest
 from metamorph.client import MetamorphClient, MetamorphError
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from metamorphd.cli.connection import credentials
+from metamorphd.cli.endings import failed_call
 from metamorphd.settings.client import ClientSettings
 
 HINTS = {
@@ -35,16 +37,16 @@ def run_as_tenant(settings: ClientSettings, work: Callable[[MetamorphClient], Aw
     try:
         good = asyncio.run(connected())
     except (MetamorphError, grpc.aio.AioRpcError) as exc:
-        refusal = refusal_of(exc)
-        hint = HINTS.get(refusal.code)
-        raise click.ClickException(f"{refusal}{f' ({hint})' if hint else ''}") from exc
+        raise failed_call(exc, HINTS) from exc
     if not good:
         sys.exit(1)
 
 
-def refusal_of(error: MetamorphError | grpc.aio.AioRpcError) -> MetamorphError:
-    """Returns the error of a call with its details."""
-    return error if isinstance(error, MetamorphError) else MetamorphError.of(error)
+async def require_model(client: MetamorphClient, model: str) -> None:
+    """Raises UsageError unless the server accepts a model, before anything is made for it."""
+    accepted = [each.model for each in (await client.chat.ListModels(ListModelsRequest())).models]
+    if model not in accepted:
+        raise click.UsageError(f"the server does not accept the model {model!r}; choose from {', '.join(accepted)}")
 
 
 def transfer_progress(*columns: Any) -> Progress:

@@ -6,6 +6,8 @@ import time
 
 import click
 
+from metamorphd.cli.arguments import TEXT, VAULT_RULE
+
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -42,16 +44,14 @@ def _vault(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     from metamorphd.auth.claims import VAULT_ID
 
     if not VAULT_ID.fullmatch(value):
-        raise click.BadParameter(
-            "a vault id has 1 to 128 letters, digits, '.', '_', ':' or '-', and begins with a letter or digit"
-        )
+        raise click.BadParameter(VAULT_RULE)
     return value
 
 
 @click.command()
-@click.option("--vault", required=True, callback=_vault, help="Vault (tenant) of the token.")
-@click.option("--user", default="operator", show_default=True, help="User within the vault.")
-@click.option("--email", help="Email address, returned by WhoAmI.")
+@click.option("--vault", type=TEXT, required=True, callback=_vault, help="Vault (tenant) of the token.")
+@click.option("--user", type=TEXT, default="operator", show_default=True, help="User within the vault.")
+@click.option("--email", type=TEXT, help="Email address, returned by WhoAmI.")
 @click.option(
     "--permissions",
     default="read,write,delete,admin",

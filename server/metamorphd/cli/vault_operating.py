@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from metamorphd.cli.arguments import TEXT
 from metamorphd.cli.connection import operator_options
 
 
@@ -18,7 +19,7 @@ def list_(*, state: str | None, **connection: Any) -> None:
 
 
 @click.command()
-@click.argument("vault_id", metavar="VAULT")
+@click.argument("vault_id", type=TEXT, metavar="VAULT")
 @operator_options
 def stats(*, vault_id: str, **connection: Any) -> None:
     """Show what VAULT stores and uses, its limits and its state."""
@@ -28,8 +29,8 @@ def stats(*, vault_id: str, **connection: Any) -> None:
 
 
 @click.command()
-@click.argument("vault_id", metavar="VAULT")
-@click.option("--reason", required=True, help="Why, for the users of VAULT, who read it.")
+@click.argument("vault_id", type=TEXT, metavar="VAULT")
+@click.option("--reason", type=TEXT, required=True, help="Why, for the users of VAULT, who read it.")
 @operator_options
 def suspend(*, vault_id: str, reason: str, **connection: Any) -> None:
     """Refuse all calls of the users of VAULT, end their streams and cancel their turns, until it is resumed.
@@ -42,7 +43,7 @@ def suspend(*, vault_id: str, reason: str, **connection: Any) -> None:
 
 
 @click.command()
-@click.argument("vault_id", metavar="VAULT")
+@click.argument("vault_id", type=TEXT, metavar="VAULT")
 @operator_options
 def resume(*, vault_id: str, **connection: Any) -> None:
     """End the suspension of VAULT."""
@@ -52,7 +53,7 @@ def resume(*, vault_id: str, **connection: Any) -> None:
 
 
 @click.command()
-@click.argument("vault_id", metavar="VAULT")
+@click.argument("vault_id", type=TEXT, metavar="VAULT")
 @operator_options
 def release(*, vault_id: str, **connection: Any) -> None:
     """Let the ID of VAULT, which was deleted and is erased, be used again, for a new vault."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from metamorphd.cli.arguments import TEXT
 from metamorphd.cli.connection import client_settings, connection_options
 
 
@@ -13,9 +14,15 @@ def tenant_options(command: Any) -> Any:
     command = connection_options(command)
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-        click.option("--vault", help="Vault to act on, in dev mode.  [default: METAMORPH_VAULT, else dev-vault]"),
-        click.option("--token", help="Token to send.  [default: METAMORPH_TOKEN; none is needed in dev mode]"),
-        click.option("--target", help="Server, host:port.  [default: METAMORPH_TARGET, else localhost:50051]"),
+        click.option(
+            "--vault", type=TEXT, help="Vault to act on, in dev mode.  [default: METAMORPH_VAULT, else dev-vault]"
+        ),
+        click.option(
+            "--token", type=TEXT, help="Token to send.  [default: METAMORPH_TOKEN; none is needed in dev mode]"
+        ),
+        click.option(
+            "--target", type=TEXT, help="Server, host:port.  [default: METAMORPH_TARGET, else localhost:50051]"
+        ),
     ):
         command = option(command)
     return command
@@ -24,16 +31,16 @@ def tenant_options(command: Any) -> Any:
 @click.command("export")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--resume", is_flag=True, help="Go on with what an interrupted export has left in FILE.part.")
-@click.option("--secrets-for", "recipient", default="", help="age recipient (age1…) that can read values of secrets.")
+@click.option("--secrets-for", "recipient", type=TEXT, help="age recipient (age1…) that can read values of secrets.")
 @tenant_options
-def export_(*, file: Path, resume: bool, recipient: str, as_json: bool, **connection: Any) -> None:
+def export_(*, file: Path, resume: bool, recipient: str | None, as_json: bool, **connection: Any) -> None:
     """Write all that your vault stores to FILE, and verify its SHA-256.
 
     The token needs the permission `admin`, and `secrets:read` for --secrets-for.
     """
     from metamorphd.cli.exporting import export_vault
 
-    export_vault(client_settings(**connection), file, resume=resume, recipient=recipient, as_json=as_json)
+    export_vault(client_settings(**connection), file, resume=resume, recipient=recipient or "", as_json=as_json)
 
 
 @click.command("import")
@@ -59,7 +66,7 @@ def import_(*, file: Path, system: str | None, as_json: bool, **connection: Any)
 
 
 @click.command()
-@click.argument("vault_id", metavar="VAULT")
+@click.argument("vault_id", type=TEXT, metavar="VAULT")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--wait/--no-wait", default=True, help="Wait until all is erased.  [default: wait]")
 @tenant_options

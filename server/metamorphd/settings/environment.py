@@ -9,6 +9,14 @@ def variables() -> Mapping[str, str]:
     return {name.upper(): value for name, value in os.environ.items()}
 
 
+def silence_core() -> None:
+    """Keeps gRPC's core from writing lines of its own on standard error, unless the environment asks for them.
+
+    It must not be imported yet.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
 def is_contained() -> bool:
     """Returns whether this is the environment of a container on Railway or Kubernetes."""
     return railway_name() is not None or "KUBERNETES_SERVICE_HOST" in os.environ

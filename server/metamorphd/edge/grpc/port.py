@@ -1,5 +1,7 @@
 """The gRPC port: its limits, its keepalive, and the server that listens on it."""
 
+import errno
+import socket
 from typing import Self
 
 from metamorphd.edge.connections import ConnectionLimits
@@ -68,11 +70,14 @@ class GrpcPort:
     def __init__(self, *, address: str, port: int, tls: Tls | None, limits: ConnectionLimits) -> None:
         self.server = hardened_server(options=[*OPTIONS, ("grpc.max_allowed_incoming_connections", limits.grpc)])
         self.port = port
+        self._address = address
         self._where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         self._tls = tls
 
     async def __aenter__(self) -> Self:
         """Listens. Raises StartupRefused."""
+        if self.port:
+            _refuse_taken(self._address, self.port)
         try:
             if self._tls is None:
                 self.port = self.server.add_insecure_port(self._where)
@@ -90,3 +95,18 @@ class GrpcPort:
         """Ends every call and connection at once. May be called more than once."""
         # Not with grpc's own grace period, which an open Health.Watch would use up.
         await self.server.stop(0)
+
+
+def _refuse_taken(address: str, port: int) -> None:
+    """Raises StartupRefused if the port cannot be had. gRPC's core would write lines of its own about that."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, port))
+    except OSError as exc:
+        if exc.errno not in (errno.EADDRINUSE, errno.EACCES):
+            # An address that the core may understand.
+            return
+        raise StartupRefused(
+            f"cannot listen on port {port} for gRPC ({exc.strerror}); set GRPC_PORT to a free one"
+        ) from exc

@@ -1,0 +1,34 @@
+"""What arguments may be, wherever the command has them."""
+
+import sys
+
+import click
+
+VAULT_RULE = "a vault id has 1 to 128 letters, digits, '.', '_', ':' or '-', and begins with a letter or digit"
+
+
+class Text(click.ParamType[str]):
+    """Text that can be sent: UTF-8, and not empty, which is mostly a variable of a shell that is not set."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value:
+            self.fail("it is empty; give it a value, or leave it out", param, ctx)
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            self.fail("it is not UTF-8", param, ctx)
+        return value
+
+
+TEXT = Text()
+
+
+def piped_text() -> str:
+    """Returns what is on standard input, without space around it. Raises UsageError if that is no text."""
+    try:
+        text = sys.stdin.buffer.read().decode().strip()
+    except UnicodeDecodeError as exc:
+        raise click.UsageError("standard input is not UTF-8") from exc
+    if not text:
+        raise click.UsageError("standard input is empty; pass a MESSAGE or type in a terminal")
+    return text

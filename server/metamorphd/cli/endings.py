@@ -1,0 +1,57 @@
+"""How a command ends if it cannot do its work: with a line on standard error, and an exit code that says why."""
+
+from collections.abc import Mapping
+
+import click
+import grpc
+from google.rpc.error_details_pb2 import BadRequest
+from google.rpc.status_pb2 import Status
+from metamorph.client import STATUS_DETAILS, MetamorphError
+
+
+class Unreachable(click.ClickException):
+    """The server cannot be reached, or cannot answer now."""
+
+    exit_code = 3
+
+
+class Unauthorized(click.ClickException):
+    """The server does not accept the token for the call."""
+
+    exit_code = 4
+
+
+# Others are 1, and 2 for arguments, as click has it.
+ENDINGS: dict[grpc.StatusCode, type[click.ClickException]] = {
+    grpc.StatusCode.UNAVAILABLE: Unreachable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Unreachable,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthorized,
+    grpc.StatusCode.PERMISSION_DENIED: Unauthorized,
+}
+
+
+def failed_call(
+    error: MetamorphError | grpc.aio.AioRpcError, hints: Mapping[grpc.StatusCode, str]
+) -> click.ClickException:
+    """Returns the end of a command whose call fails: the error, the fields that are invalid, and a hint."""
+    refusal = refusal_of(error)
+    faults = "; ".join([f"{refusal}", *_violations(error)])
+    hint = hints.get(refusal.code)
+    return ENDINGS.get(refusal.code, click.ClickException)(f"{faults}{f' ({hint})' if hint else ''}")
+
+
+def refusal_of(error: MetamorphError | grpc.aio.AioRpcError) -> MetamorphError:
+    """Returns the error of a call with its details."""
+    return error if isinstance(error, MetamorphError) else MetamorphError.of(error)
+
+
+def _violations(error: BaseException) -> list[str]:
+    call = error if isinstance(error, grpc.aio.AioRpcError) else error.__cause__
+    if not isinstance(call, grpc.aio.AioRpcError):
+        return []
+    found = BadRequest()
+    for key, value in call.trailing_metadata() or ():
+        if key == STATUS_DETAILS and isinstance(value, bytes):
+            for detail in Status.FromString(value).details:
+                detail.Unpack(found)
+    return [f"{violation.field}: {violation.description}" for violation in found.field_violations]
