@@ -9,6 +9,7 @@ import pytest
 from metamorphd.cli import cli
 
 from tests.support.command import run
+from tests.support.commands import CLIENTS, COMMANDS
 from tests.support.serving import Serving, serving
 from tests.support.tokens import mint
 
@@ -28,18 +29,6 @@ UNUSABLE = [
     ("--vault", "ü", "'ü' is not the ID of a vault"),
     ("--vault", "", EMPTY),
 ]
-
-
-def commands(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    for name, command in group.commands.items():
-        if isinstance(command, click.Group):
-            yield from commands(command, *path, name)
-        else:
-            yield (*path, name), command
-
-
-COMMANDS = dict(commands(cli))
-CLIENTS = [path for path, command in COMMANDS.items() if {"target", "token"} <= {each.name for each in command.params}]
 
 
 def needed(command: click.Command, file: Path) -> Iterator[str]:

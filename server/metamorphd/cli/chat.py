@@ -10,7 +10,9 @@ from metamorphd.cli.connection import client_settings, connection_options
 
 
 @click.command()
-@click.option("--target", type=TEXT, help="Server, host:port.  [default: METAMORPH_TARGET, else localhost:50051]")
+@click.option(
+    "--target", type=TEXT, help="Server, [grpcs://]host:port.  [default: METAMORPH_TARGET, else localhost:50051]"
+)
 @click.option("--token", type=TEXT, help="Token to send.  [default: METAMORPH_TOKEN; none is needed in dev mode]")
 @click.option("--vault", type=TEXT, help="Vault to act on, in dev mode.  [default: METAMORPH_VAULT, else dev-vault]")
 @click.option("--session", type=TEXT, help="Session to continue.  [default: a new one]")

@@ -18,7 +18,9 @@ from metamorphd.cli.connection import client_settings, tls_options
 )
 @click.option("--server", is_flag=True, help="Check a running server.  [default: if METAMORPH_TARGET is set]")
 @click.option(
-    "--target", type=TEXT, help="Server to check, host:port.  [default: METAMORPH_TARGET, else localhost:GRPC_PORT]"
+    "--target",
+    type=TEXT,
+    help="Server to check, [grpcs://]host:port.  [default: METAMORPH_TARGET, else localhost:GRPC_PORT]",
 )
 @click.option("--http", type=TEXT, help="URL of its HTTP port.  [default: http://, its host, PORT]")
 @click.option(

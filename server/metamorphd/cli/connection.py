@@ -19,13 +19,14 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _TARGET = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]):(?P<port>[0-9]{1,5})")
 # What the metadata of a call can carry, without the space that is between the parts of a header.
 _TOKEN = re.compile(r"[!-~]+")
+TLS_SCHEME = "grpcs://"
 LAST_PORT = 65_535
 
 
 def connection_options(command: Any) -> Any:
     """Adds the options of TLS to a command that does not find out by itself whether a server speaks it."""
     option = click.option(
-        "--tls", is_flag=True, help="Connect over TLS.  [default: METAMORPH_TLS, or if --ca is given]"
+        "--tls", is_flag=True, help="Connect over TLS.  [default: METAMORPH_TLS, or for grpcs://, --ca and --cert]"
     )
     return option(tls_options(command))
 
@@ -41,7 +42,9 @@ def operator_options(command: Any) -> Any:
             help="Operator's token.  [default: METAMORPH_TOKEN, else one signed with EMBLEM_JWT_SECRET]",
         ),
         click.option(
-            "--target", type=TEXT, help="Server, host:port.  [default: METAMORPH_TARGET, else localhost:GRPC_PORT]"
+            "--target",
+            type=TEXT,
+            help="Server, [grpcs://]host:port.  [default: METAMORPH_TARGET, else localhost:GRPC_PORT]",
         ),
     ):
         command = option(command)
@@ -71,8 +74,16 @@ def client_settings(**given: Any) -> "ClientSettings":
         settings = load_client(**given)
     except StartupRefused as exc:
         raise click.UsageError(str(exc)) from exc
+    settings = _over_named_scheme(settings)
     _refuse_unusable(settings)
     return settings
+
+
+def _over_named_scheme(settings: "ClientSettings") -> "ClientSettings":
+    """Returns settings whose target, if it is grpcs://host:port, is host:port over TLS."""
+    if not settings.target.startswith(TLS_SCHEME):
+        return settings
+    return settings.model_copy(update={"target": settings.target.removeprefix(TLS_SCHEME), "tls": True})
 
 
 def _refuse_unusable(settings: "ClientSettings") -> None:
@@ -83,8 +94,8 @@ def _refuse_unusable(settings: "ClientSettings") -> None:
     target = _TARGET.fullmatch(settings.target)
     if target is None or not 0 < int(target["port"]) <= LAST_PORT:
         raise click.UsageError(
-            f"{settings.target!r} is not the address of a server; name one as host:port, such as localhost:50051"
-            " (--target, METAMORPH_TARGET)"
+            f"{settings.target!r} is not the address of a server; name one as host:port, or as grpcs://host:port"
+            " for TLS (--target, METAMORPH_TARGET)"
         )
     token = settings.sent_token
     if token is not None and not (_TOKEN.fullmatch(token) and len(token) <= LONGEST_TOKEN):

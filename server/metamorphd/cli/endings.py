@@ -29,6 +29,12 @@ ENDINGS: dict[grpc.StatusCode, type[click.ClickException]] = {
     grpc.StatusCode.PERMISSION_DENIED: Unauthorized,
 }
 
+# By what the core says of a handshake.
+TLS_HINTS = {
+    "CERTIFICATE_VERIFY_FAILED": "name the authority of the server's certificate with --ca, and the server as it does",
+    "WRONG_VERSION_NUMBER": "the server does not speak TLS; leave out grpcs://, --tls, --ca and --cert",
+}
+
 
 def failed_call(
     error: MetamorphError | grpc.aio.AioRpcError, hints: Mapping[grpc.StatusCode, str]
@@ -36,7 +42,7 @@ def failed_call(
     """Returns the end of a command whose call fails: the error, the fields that are invalid, and a hint."""
     refusal = refusal_of(error)
     faults = "; ".join([f"{refusal}", *_violations(error)])
-    hint = hints.get(refusal.code)
+    hint = next((hint for sign, hint in TLS_HINTS.items() if sign in refusal.message), hints.get(refusal.code))
     return ENDINGS.get(refusal.code, click.ClickException)(f"{faults}{f' ({hint})' if hint else ''}")
 
 

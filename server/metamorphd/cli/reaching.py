@@ -33,7 +33,7 @@ class Reached:
 
 
 async def reach(target: str, settings: ClientSettings) -> Reached:
-    """Connects to a target, host:port, over TLS if it speaks that."""
+    """Connects to a target, host:port, over TLS if it speaks that. It must if the settings say so."""
     host, _, port = target.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdigit():
@@ -49,12 +49,18 @@ async def reach(target: str, settings: ClientSettings) -> Reached:
         mend = "name its authority with --ca, or issue one for this name"
         return Reached(False, None, (failed("tls", what, mend),))
     except (ssl.SSLError, ConnectionResetError, asyncio.IncompleteReadError, TimeoutError):
-        pass
+        return await _without_tls(target, host, settings)
     except (OSError, ValueError, OverflowError, UnicodeError) as exc:
         return _unreachable(target, getattr(exc, "strerror", None) or type(exc).__name__)
-    else:
-        found = credentials(settings.model_copy(update={"tls": True}))
-        return Reached(True, found, (certificate(expires - time.time()),))
+    found = credentials(settings.model_copy(update={"tls": True}))
+    return Reached(True, found, (certificate(expires - time.time()),))
+
+
+async def _without_tls(target: str, host: str, settings: ClientSettings) -> Reached:
+    """Returns how a server that does not speak TLS is reached: not at all if it must."""
+    if settings.over_tls:
+        mend = "set GRPC_TLS_CERT and GRPC_TLS_KEY, or name the server without TLS"
+        return Reached(False, None, (failed("tls", f"{target} does not speak TLS", mend),))
     mend = "set GRPC_TLS_CERT and GRPC_TLS_KEY, or close the port to the internet"
     return Reached(True, None, (plaintext("tls", "gRPC is served", await _addresses(host), mend),))
 

@@ -21,7 +21,9 @@ def tenant_options(command: Any) -> Any:
             "--token", type=TEXT, help="Token to send.  [default: METAMORPH_TOKEN; none is needed in dev mode]"
         ),
         click.option(
-            "--target", type=TEXT, help="Server, host:port.  [default: METAMORPH_TARGET, else localhost:50051]"
+            "--target",
+            type=TEXT,
+            help="Server, [grpcs://]host:port.  [default: METAMORPH_TARGET, else localhost:50051]",
         ),
     ):
         command = option(command)

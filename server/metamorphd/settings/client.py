@@ -13,7 +13,9 @@ class ClientSettings(BaseSettings):
         env_prefix="METAMORPH_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    target: str = Field(default="localhost:50051", description="Server to connect to, host:port.")
+    target: str = Field(
+        default="localhost:50051", description="Server to connect to, host:port, or grpcs://host:port for TLS."
+    )
     token: SecretStr | None = Field(default=None, description="Token to send. Not needed in dev mode.")
     vault: str | None = Field(default=None, description="Vault to use in dev mode.")
     tls: bool = Field(default=False, description="Connect over TLS.")
