@@ -78,7 +78,7 @@ async def test_a_dropped_connection_loses_none_of_the_reply(running: Serving) ->
         proxy.cut()
         code, out, err = await talking
     assert code == 0
-    assert "trying again" in err
+    assert "Trying again after " in err
     (session,) = await alice.sessions()
     assert out.strip() == text_of((await alice.messages(session.session_id))[1])
 
@@ -108,6 +108,14 @@ async def test_a_reply_that_the_model_declines_says_so(tmp_path: Path, api: Fake
         code, _, err = await run("chat", "--target", running.target, "--token", mint(), "Hi")
     assert code == 0
     assert "The model declined to reply: cyber: Not this." in err
+
+
+async def test_a_reply_that_was_cut_off_says_so(tmp_path: Path, api: FakeMessagesApi) -> None:
+    api.default = Reply(("Some words",), stop_reason="max_tokens")
+    async with asking(api, tmp_path) as running:
+        code, out, err = await run("chat", "--target", running.target, "--token", mint(), "Hi")
+    assert (code, out.strip()) == (0, "Some words")
+    assert "The reply was cut off: it has as many tokens as it may" in err
 
 
 async def test_a_cost_that_would_be_shown_as_nothing_is_not(tmp_path: Path, api: FakeMessagesApi) -> None:

@@ -1,6 +1,9 @@
 """`metamorph chat`, seen in a terminal of 80 columns and 24 rows."""
 
+import asyncio
 import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,9 @@ from rich.markdown import Markdown
 from tests.support.command import METAMORPH
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
+from tests.support.proxy import CuttingProxy
 from tests.support.serving import asking
-from tests.support.terminal import terminal
+from tests.support.terminal import Terminal, terminal
 from tests.support.tokens import mint
 
 PARAGRAPHS = "\n\n".join(f"Paragraph {number}." for number in range(31))
@@ -76,3 +80,95 @@ async def test_blocks_look_as_if_the_reply_had_come_at_once(tmp_path: Path, api:
     Console(file=at_once, width=80).print(Markdown(DOCUMENT))
     expected = [row.rstrip() for row in at_once.getvalue().splitlines()]
     assert rows[: len(expected)] == expected
+
+
+@asynccontextmanager
+async def _talking(target: str, directory: Path) -> AsyncIterator[Terminal]:
+    """A conversation that waits for a message."""
+    async with terminal(directory, *METAMORPH, "chat", "--target", target, "--token", mint()) as shown:
+        await shown.until(lambda screen: screen.endswith("\n>"))
+        yield shown
+
+
+async def _say(shown: Terminal, text: str) -> None:
+    await shown.type(text)
+    await shown.press("Enter")
+
+
+async def test_ctrl_c_stops_the_reply_and_the_conversation_goes_on(tmp_path: Path, api: FakeMessagesApi) -> None:
+    api.script += [Reply(("Some words", "never"), hold=asyncio.Event()), Reply(("Another reply",))]
+    async with asking(api, tmp_path / "server") as running, _talking(running.target, tmp_path) as shown:
+        await _say(shown, "First")
+        await shown.until("Some words")
+        await shown.press("C-c")
+        await shown.until(lambda screen: screen.endswith("CANCELLED\n>"))
+        await _say(shown, "Second")
+        await shown.until(lambda screen: "Another reply" in screen and screen.endswith("\n>"))
+        await shown.press("C-c")
+        assert await shown.exit_code() == 0
+        (session,) = await running.caller().sessions()
+        assert f"Continue with --session {session.session_id}" in await shown.until("Continue")
+        assert (await shown.everything()).count("Some words") == 1
+
+
+async def test_an_outage_is_one_line_that_goes_when_the_reply_goes_on(tmp_path: Path, api: FakeMessagesApi) -> None:
+    hold = asyncio.Event()
+    api.default = Reply(("Some words", " and more"), hold=hold)
+    async with (
+        asking(api, tmp_path / "server") as running,
+        CuttingProxy(running.server.grpc_port) as proxy,
+        _talking(proxy.target, tmp_path) as shown,
+    ):
+        await _say(shown, "Hi")
+        await shown.until("Some words")
+        proxy.down = True
+        proxy.cut()
+        rows = len((await shown.until("Trying again")).splitlines())
+        # Several attempts.
+        await asyncio.sleep(2)
+        assert len((await shown.until("Trying again")).splitlines()) == rows
+        proxy.down = False
+        hold.set()
+        await shown.until("tokens in")
+        everything = await shown.everything()
+        assert "Some words and more" in everything
+        assert not any("Trying again" in row for row in everything)
+
+
+async def test_a_second_ctrl_c_leaves_a_reply_that_cannot_be_stopped(tmp_path: Path, api: FakeMessagesApi) -> None:
+    api.default = Reply(("Some words", "never"), hold=asyncio.Event())
+    async with (
+        asking(api, tmp_path / "server") as running,
+        CuttingProxy(running.server.grpc_port) as proxy,
+        _talking(proxy.target, tmp_path) as shown,
+    ):
+        await _say(shown, "Hi")
+        await shown.until("Some words")
+        proxy.down = True
+        proxy.cut()
+        await shown.until("Trying again")
+        await shown.press("C-c")
+        await shown.until("Stopping the reply")
+        await shown.press("C-c")
+        assert await shown.exit_code() == 1
+        assert "Left turn" in await shown.until("Continue with --session")
+
+
+async def test_a_refusal_is_a_line_and_the_conversation_goes_on(tmp_path: Path, api: FakeMessagesApi) -> None:
+    api.default = Reply(("A reply",))
+    async with asking(api, tmp_path, max_content_bytes=20) as running, _talking(running.target, tmp_path) as shown:
+        await _say(shown, "A message of more than twenty bytes")
+        await shown.until("CONTENT_TOO_LARGE: ")
+        await _say(shown, "A short one")
+        await shown.until("A reply")
+
+
+async def test_a_reply_without_a_word_yet_is_waited_for(tmp_path: Path, api: FakeMessagesApi) -> None:
+    hold = asyncio.Event()
+    api.default = Reply(("Some words",), hold=hold, hold_after=0)
+    async with asking(api, tmp_path / "server") as running, _talking(running.target, tmp_path) as shown:
+        await _say(shown, "Hi")
+        await shown.until("Waiting for the reply")
+        hold.set()
+        await shown.until("tokens in")
+        assert not any("Waiting" in row for row in await shown.everything())

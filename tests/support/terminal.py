@@ -12,7 +12,7 @@ from tests.support.programs import require
 CONFIGURATION = "set -g status off\nset -g history-limit 50000\n"
 ENDED = "The program's exit code: "
 # A shell that a program's Ctrl-C does not end.
-SHELL = "trap : INT; {}; echo; printf %s%s {} $?; exec sleep 1000"
+SHELL = "trap : INT; {}; code=$?; echo; printf %s%s {} $code; exec sleep 1000"
 
 
 class Terminal:

@@ -1,26 +1,33 @@
 """A conversation in the terminal."""
 
 import asyncio
-import json
-import sys
+import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import AsyncExitStack, aclosing
+from typing import Self
 
 import click
 import grpc
-from google.protobuf.json_format import MessageToDict
-from metamorph.chat.v1.chat_service_pb2 import CreateSessionRequest, GetSessionRequest
+from metamorph.chat.v1.chat_service_pb2 import CancelTurnRequest, CreateSessionRequest, GetSessionRequest
 from metamorph.chat.v1.generation_pb2 import GenerationOptions
 from metamorph.chat.v1.message_pb2 import Usage
 from metamorph.chat.v1.session_pb2 import Session
-from metamorph.chat.v1.turn_pb2 import STOP_REASON_REFUSAL, TURN_STATUS_COMPLETED, TurnEvent, TurnFinished, TurnStatus
+from metamorph.chat.v1.turn_pb2 import (
+    STOP_REASON_CONTEXT_EXCEEDED,
+    STOP_REASON_MAX_TOKENS,
+    STOP_REASON_PAUSE,
+    STOP_REASON_REFUSAL,
+    TURN_STATUS_COMPLETED,
+    TurnEvent,
+    TurnFinished,
+    TurnStatus,
+)
 from metamorph.client import MetamorphClient, MetamorphError
-from rich.console import Console
 
 from metamorphd.cli.connection import credentials
 from metamorphd.cli.endings import failed_call
-from metamorphd.cli.rendering import LiveReply
 from metamorphd.cli.tenant import require_model
+from metamorphd.cli.terminal import Terminal
 from metamorphd.settings.client import ClientSettings
 
 HINTS = {
@@ -28,48 +35,15 @@ HINTS = {
     grpc.StatusCode.UNAUTHENTICATED: "pass --token or set METAMORPH_TOKEN; `metamorph token` mints one",
     grpc.StatusCode.NOT_FOUND: "omit --session to start a new one",
 }
+STOP_REASONS = {
+    STOP_REASON_MAX_TOKENS: "The reply was cut off: it has as many tokens as it may",
+    STOP_REASON_CONTEXT_EXCEEDED: "The reply was cut off: the model's context is full",
+    STOP_REASON_PAUSE: "The model paused. Send a message to go on",
+    STOP_REASON_REFUSAL: "The model declined to reply",
+}
 GIVE_UP_SECONDS = 30.0
 TITLE_CHARACTERS = 80
 SHOWN_NANOS = 100_000
-
-
-class Terminal:
-    """Prints replies: rendered as they arrive on a terminal, as plain text elsewhere, or as JSON lines."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
-        self._out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-        self._notes = Console(stderr=True, highlight=False, style="dim")
-
-    def note(self, text: str) -> None:
-        """Prints a line that is not part of the conversation, on standard error."""
-        self._notes.print(text, markup=False)
-
-    async def show(self, events: AsyncIterator[TurnEvent]) -> TurnFinished | None:
-        """Prints a turn. Returns its last event, or None if the stream ended before it."""
-        if self._as_json:
-            return await self._print(events, as_json=True)
-        return await (self._render(events) if self._out.is_terminal else self._print(events, as_json=False))
-
-    async def _print(self, events: AsyncIterator[TurnEvent], *, as_json: bool) -> TurnFinished | None:
-        finished = None
-        async for event in events:
-            if as_json:
-                click.echo(json.dumps(MessageToDict(event, preserving_proto_field_name=True)))
-            else:
-                click.echo(event.text_delta.text, nl=False)
-            finished = event.turn_finished if event.HasField("turn_finished") else finished
-        if not as_json:
-            click.echo()
-        return finished
-
-    async def _render(self, events: AsyncIterator[TurnEvent]) -> TurnFinished | None:
-        finished = None
-        async with LiveReply(self._out) as reply:
-            async for event in events:
-                reply.add(event.text_delta.text)
-                finished = event.turn_finished if event.HasField("turn_finished") else finished
-        return finished
 
 
 class Conversation:
@@ -82,35 +56,93 @@ class Conversation:
         self.session_id = session_id
 
     async def send(self, text: str) -> bool:
-        """Sends a message and prints the reply. Returns whether the reply is complete."""
-        turn_id = ""
+        """Sends a message and prints the reply, which Ctrl-C stops. Returns whether it is complete.
+
+        Raises Left for a second Ctrl-C, MetamorphError, AioRpcError.
+        """
+        stopping = _Stopping(self._client, self._terminal)
 
         async def received() -> AsyncIterator[TurnEvent]:
-            nonlocal turn_id
             async with aclosing(self._client.send(self.session_id, text, options=self._options)) as events:
                 async for event in events:
-                    turn_id = event.turn_id
+                    stopping.is_of(event.turn_id)
                     yield event
 
         try:
-            finished = await self._terminal.show(received())
+            with stopping:
+                finished = await self._terminal.show(received())
         except asyncio.CancelledError:
-            self._terminal.note(
-                f"Left turn {turn_id}. It continues, and session {self.session_id} will have its reply."
-            )
-            raise
+            if stopping.turn_id:
+                what = (
+                    f"Left turn {stopping.turn_id}. If it did not stop, session {self.session_id} will have its reply."
+                )
+                self._terminal.note(what)
+            raise Left from None
         if finished is None:
             return False
-        self._terminal.note(_cost(finished.usage))
-        if finished.status != TURN_STATUS_COMPLETED:
-            status = TurnStatus.Name(finished.status).removeprefix("TURN_STATUS_")
-            # A cancelled turn has no error.
-            error = f": {finished.error.reason}: {finished.error.message}" if finished.HasField("error") else ""
-            self._terminal.note(f"{status}{error}")
-        elif finished.stop_reason == STOP_REASON_REFUSAL:
-            details = [finished.stop_details.category, finished.stop_details.explanation]
-            self._terminal.note(": ".join(["The model declined to reply", *filter(None, details)]))
+        for note in _ending(finished):
+            self._terminal.note(note)
         return finished.status == TURN_STATUS_COMPLETED
+
+
+class Left(Exception):
+    """A reply was left before its end."""
+
+
+class _Stopping:
+    """Ctrl-C in a block that shows a turn: the first cancels the turn, the second the task."""
+
+    def __init__(self, client: MetamorphClient, terminal: Terminal) -> None:
+        self._client = client
+        self._terminal = terminal
+        self._pressed = False
+        self._cancelling: asyncio.Task[None] | None = None
+        self.turn_id = ""
+
+    def __enter__(self) -> Self:
+        self._task = asyncio.current_task()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+        if self._cancelling is not None:
+            self._cancelling.cancel()
+
+    def is_of(self, turn_id: str) -> None:
+        """Takes the turn's ID, which is not known before its first event. A turn that was stopped by then ends."""
+        self.turn_id = turn_id
+        if self._pressed and self._cancelling is None:
+            self._cancelling = asyncio.create_task(self._cancel())
+
+    def _press(self) -> None:
+        if self._pressed and self._task is not None:
+            self._task.cancel()
+        self._pressed = True
+        self._terminal.status("Stopping the reply. Ctrl-C leaves it", stays=True)
+        if self.turn_id:
+            self.is_of(self.turn_id)
+
+    async def _cancel(self) -> None:
+        request = CancelTurnRequest(turn_id=self.turn_id)
+        try:
+            await self._client.chat.CancelTurn(request, wait_for_ready=True, timeout=GIVE_UP_SECONDS)
+        except grpc.aio.AioRpcError as exc:
+            self._terminal.note(f"The reply was not stopped: {MetamorphError.of(exc)}")
+
+
+def _ending(finished: TurnFinished) -> list[str]:
+    """Returns what a turn cost, and why it ended if that is not the reply's end."""
+    notes = [_cost(finished.usage)]
+    if finished.status != TURN_STATUS_COMPLETED:
+        status = TurnStatus.Name(finished.status).removeprefix("TURN_STATUS_")
+        # A cancelled turn has no error.
+        error = f": {finished.error.reason}: {finished.error.message}" if finished.HasField("error") else ""
+        notes.append(f"{status}{error}")
+    elif finished.stop_reason in STOP_REASONS:
+        details = [finished.stop_details.category, finished.stop_details.explanation]
+        notes.append(": ".join([STOP_REASONS[finished.stop_reason], *filter(None, details)]))
+    return notes
 
 
 def _cost(usage: Usage) -> str:
@@ -136,25 +168,37 @@ async def _session(client: MetamorphClient, session_id: str, title: str) -> str:
 
 
 def _talk(conversation: Conversation, message: str | None, runner: asyncio.Runner, terminal: Terminal) -> bool:
-    """Sends `message`, or prompts for messages until the input ends. Returns whether the last reply is complete.
+    """Sends `message`, or prompts for messages until Ctrl-D or Ctrl-C. Returns whether the last reply is complete.
 
-    Ctrl-C leaves a reply, Ctrl-D the conversation.
+    Raises what refuses `message`. What refuses a message of a conversation is printed.
     """
-    complete = True
+    complete, text = True, message
     if message is None:
-        terminal.note(f"Session {conversation.session_id}. Press Ctrl-D to leave.")
-    while True:
+        terminal.note(f"Session {conversation.session_id}. Ctrl-C stops replies, Ctrl-D ends.")
+        text = _typed()
+    while text is not None:
         try:
-            text = input("> ") if message is None else message
-        except EOFError:
-            text = ""
-            message = ""
-        if text.strip():
-            with suppress(KeyboardInterrupt):
-                complete = runner.run(conversation.send(text))
-        if message is not None:
-            terminal.note(f"Continue with --session {conversation.session_id}")
-            return complete
+            complete = runner.run(conversation.send(text)) if text.strip() else complete
+        except Left:
+            complete = False
+            break
+        except (MetamorphError, grpc.aio.AioRpcError) as exc:
+            if message is not None:
+                raise
+            complete = False
+            terminal.note(failed_call(exc, HINTS).message)
+        text = _typed() if message is None else None
+    terminal.note(f"Continue with --session {conversation.session_id}")
+    return complete
+
+
+def _typed() -> str | None:
+    """Prompts for a message. Returns None for Ctrl-D and Ctrl-C."""
+    try:
+        return input("> ")
+    except (EOFError, KeyboardInterrupt):
+        click.echo(err=True)
+        return None
 
 
 def converse(settings: ClientSettings, *, session_id: str, model: str, message: str | None, as_json: bool) -> bool:
@@ -171,7 +215,7 @@ def converse(settings: ClientSettings, *, session_id: str, model: str, message: 
             vault=settings.vault,
             credentials=credentials(settings),
             give_up_after=GIVE_UP_SECONDS,
-            on_retry=lambda refusal: terminal.note(f"{refusal}; trying again"),
+            on_retry=lambda refusal: terminal.status(f"Trying again after {refusal}"),
         )
         await stack.enter_async_context(client)
         if model:

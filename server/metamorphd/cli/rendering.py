@@ -12,6 +12,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 DRAW_SECONDS = 1 / 12
+SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 # Rich puts an empty line before a block that has blocks in it, even if nothing precedes it.
 GAP_OF_THEIR_OWN = {"bullet_list_open", "ordered_list_open", "blockquote_open", "table_open"}
 
@@ -20,7 +21,8 @@ class LiveReply:
     """Shows Markdown that grows. Blocks are printed once they are finished, and only the last one is drawn again.
 
     Of a last block that is taller than the terminal, its end is shown until it is finished too. What was drawn again
-    never scrolls out of the terminal, so the scroll-back has each line once. Use it as an async context manager.
+    never scrolls out of the terminal, so the scroll-back has each line once. `status` is shown below, beside a spinner,
+    unless it is empty. Use it as an async context manager.
     """
 
     def __init__(self, console: Console) -> None:
@@ -28,6 +30,7 @@ class LiveReply:
         self._live = Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop")
         self._unprinted = ""
         self._gap = False
+        self.status = ""
 
     async def __aenter__(self) -> Self:
         self._live.start()
@@ -58,7 +61,13 @@ class LiveReply:
         if finished:
             self._print(self._unprinted[:finished])
             self._unprinted = self._unprinted[finished:]
-        self._live.update(_End(self._blocks(self._unprinted)), refresh=True)
+        self._live.update(_End(Group(self._blocks(self._unprinted), *self._spinner())), refresh=True)
+
+    def _spinner(self) -> list[Text]:
+        if not self.status:
+            return []
+        frame = SPINNER[int(time.monotonic() / DRAW_SECONDS) % len(SPINNER)]
+        return [Text(f"{frame} {self.status}", style="dim", no_wrap=True, overflow="ellipsis")]
 
     def _print(self, text: str) -> None:
         """Prints blocks for good, in place of what was drawn."""

@@ -1,0 +1,104 @@
+"""What a conversation prints."""
+
+import json
+import sys
+import termios
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import click
+from google.protobuf.json_format import MessageToDict
+from metamorph.chat.v1.turn_pb2 import TurnEvent, TurnFinished
+from rich.console import Console
+
+from metamorphd.cli.rendering import LiveReply
+
+WAITING = "Waiting for the reply"
+
+
+class Terminal:
+    """Prints replies: rendered as they arrive on a terminal, as plain text elsewhere, or as JSON lines."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self._notes = Console(stderr=True, highlight=False)
+        self._reply: LiveReply | None = None
+        self._status_printed = self._status_stays = False
+
+    def note(self, text: str) -> None:
+        """Prints a line that is not part of the conversation, on standard error."""
+        # Between rendered blocks only their own console can print.
+        console = self._notes if self._reply is None else self._out
+        console.print(text, style="dim", markup=False)
+
+    def status(self, text: str, *, stays: bool = False) -> None:
+        """Shows on one line what the reply waits for, until its next event, or if it `stays` until the turn's end.
+
+        Where replies are not rendered, the first such line before an event is printed.
+        """
+        line = " ".join(text.split())
+        if self._status_stays:
+            return
+        self._status_stays = stays
+        if self._reply is not None:
+            self._reply.status = line
+        elif not self._status_printed:
+            self._notes.print(line, style="dim", markup=False, soft_wrap=True)
+            self._status_printed = True
+
+    async def show(self, events: AsyncIterator[TurnEvent]) -> TurnFinished | None:
+        """Prints a turn. Returns its last event, or None if the stream ended before it."""
+        self._status_stays = False
+        if self._as_json:
+            return await self._print(events, as_json=True)
+        return await (self._render(events) if self._out.is_terminal else self._print(events, as_json=False))
+
+    async def _print(self, events: AsyncIterator[TurnEvent], *, as_json: bool) -> TurnFinished | None:
+        finished = None
+        async for event in events:
+            self._status_printed = False
+            if as_json:
+                click.echo(json.dumps(MessageToDict(event, preserving_proto_field_name=True)))
+            else:
+                click.echo(event.text_delta.text, nl=False)
+            finished = event.turn_finished if event.HasField("turn_finished") else finished
+        if not as_json:
+            click.echo()
+        return finished
+
+    async def _render(self, events: AsyncIterator[TurnEvent]) -> TurnFinished | None:
+        with _without_echo():
+            return await self._draw(events)
+
+    async def _draw(self, events: AsyncIterator[TurnEvent]) -> TurnFinished | None:
+        finished, begun = None, False
+        async with LiveReply(self._out) as reply:
+            self._reply = reply
+            reply.status = WAITING
+            try:
+                async for event in events:
+                    begun = begun or bool(event.text_delta.text)
+                    reply.add(event.text_delta.text)
+                    if not self._status_stays:
+                        reply.status = "" if begun else WAITING
+                    finished = event.turn_finished if event.HasField("turn_finished") else finished
+            finally:
+                self._reply = None
+        return finished
+
+
+@contextmanager
+def _without_echo() -> Iterator[None]:
+    """Keeps the terminal from printing what is typed, which would be in the midst of what is drawn again."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    silent = list(before)
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
