@@ -67,7 +67,7 @@ async def test_what_prevents_tls_is_one_line_with_what_to_do(call: str, running:
             (server.target, ["--ca", str(other.certificate)], "--ca"),
             (f"grpcs://{running.target}", [], "the server does not speak TLS"),
             (running.target, ["--tls"], "the server does not speak TLS"),
-            (server.target, [], "server running?"),
+            (server.target, [], "if it speaks TLS, name it as grpcs://host:port"),
         ):
             code, out, err = await run(*CALLS[call], "--target", target, *options, EMBLEM_JWT_SECRET=SECRET)
             assert (code, out, said in err, err.count("\n")) == (3, "", True, 1), err

@@ -33,6 +33,7 @@ ENDINGS: dict[grpc.StatusCode, type[click.ClickException]] = {
 TLS_HINTS = {
     "CERTIFICATE_VERIFY_FAILED": "name the authority of the server's certificate with --ca, and the server as it does",
     "WRONG_VERSION_NUMBER": "the server does not speak TLS; leave out grpcs://, --tls, --ca and --cert",
+    "Socket closed": "is the server running? if it speaks TLS, name it as grpcs://host:port",
 }
 
 
