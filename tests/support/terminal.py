@@ -3,6 +3,8 @@
 import asyncio
 import os
 import shlex
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -68,7 +70,9 @@ async def terminal(directory: Path, *command: str) -> AsyncIterator[Terminal]:
     program = require("tmux", hint="install tmux")
     configuration = directory / "tmux.conf"
     configuration.write_text(CONFIGURATION)
-    tmux = [program, "-u", "-S", str(directory / "tmux.socket"), "-f", str(configuration)]
+    # The path of a socket has at most 107 bytes, which a test's own directory may exceed.
+    sockets = tempfile.mkdtemp(prefix="tmux-")
+    tmux = [program, "-u", "-S", f"{sockets}/s", "-f", str(configuration)]
     process = await asyncio.create_subprocess_exec(
         *(*tmux, "new-session", "-d", "-x", "80", "-y", "24", SHELL.format(shlex.join(command), shlex.quote(ENDED))),
         env={name: value for name, value in os.environ.items() if name not in {"TMUX", "COLUMNS", "LINES", "CI"}},
@@ -78,6 +82,7 @@ async def terminal(directory: Path, *command: str) -> AsyncIterator[Terminal]:
         yield Terminal(tmux)
     finally:
         await (await asyncio.create_subprocess_exec(*tmux, "kill-server")).wait()
+        shutil.rmtree(sockets)
 
 
 def _rows(captured: str) -> list[str]:
