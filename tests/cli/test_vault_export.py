@@ -43,6 +43,13 @@ async def test_an_export_is_written_verified_and_private(running: Serving, tmp_p
     assert (code, "exists already" in err) == (1, True)
 
 
+async def test_an_export_into_no_directory_is_one_line(running: Serving, tmp_path: Path) -> None:
+    file = tmp_path / "none" / "vault.ndjson"
+    code, out, err = await run("vault", "export", str(file), "--target", running.target, "--token", mint())
+    assert (code, out) == (1, "")
+    assert err == f"Error: Could not open file '{file}.part': No such file or directory\n"
+
+
 async def test_an_interrupted_export_goes_on(running: Serving, tmp_path: Path) -> None:
     alice = running.caller()
     await alice.create_session(title="kept")

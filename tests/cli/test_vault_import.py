@@ -97,6 +97,18 @@ def chatgpt_node(key: str, parent: str | None, role: str = "", text: str = "", *
     return {"id": key, "parent": parent, "children": [], "message": message if role else None}
 
 
+async def test_a_file_in_which_another_systems_export_has_nothing_is_no_success(
+    running: Serving, tmp_path: Path
+) -> None:
+    file = tmp_path / "conversations.json"
+    file.write_text('{"a": 1}')
+    code, out, err = await run(
+        "vault", "import", str(file), "--from", "chatgpt", "--target", running.target, "--token", mint()
+    )
+    assert (code, out) == (1, "")
+    assert err == f"Error: nothing in {file} can be imported; is it an export of chatgpt?\n"
+
+
 async def test_chatgpts_conversations_keep_branches_models_times_and_images(running: Serving, tmp_path: Path) -> None:
     pointer = {"content_type": "image_asset_pointer", "asset_pointer": "file-service://file-abc", "width": 3}
     missing = {"content_type": "image_asset_pointer", "asset_pointer": "sediment://file_none"}

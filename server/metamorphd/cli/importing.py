@@ -48,6 +48,8 @@ def import_vault(settings: ClientSettings, file: Path, *, system: str | None, as
                 if sending.failure is not None:
                     raise sending.failure from None
                 raise
+        if foreign is not None and foreign.lost and not (answer.imported_counts or answer.skipped_counts):
+            raise click.ClickException(f"nothing in {file} can be imported; is it an export of {system}?")
         _show(answer, foreign, as_json=as_json)
         return True
 

@@ -10,7 +10,10 @@ from metamorphd.settings.environment import proxied_port, railway_name
 from metamorphd.settings.server import Settings
 
 SHORTEST_SECRET = 32
-MISSING_SIGNING_KEY = "EMBLEM_JWT_SECRET is not set; make one with `openssl rand -hex 32` and set it"
+MISSING_SIGNING_KEY = (
+    "EMBLEM_JWT_SECRET is not set; make one with `openssl rand -hex 32` and set it, "
+    "the same for the server and for commands"
+)
 
 
 def faults_of(settings: Settings) -> Iterator[str]:

@@ -20,6 +20,7 @@ from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.sqlite.gaps import Gaps
 from metamorphd.store.uploads import create_attachment
 
+from tests.store.sqlite.writer import cut_log
 from tests.support.rows import ACME, CLOCK, KEY, erase, new_session, stored_message
 
 CANARY = re.compile(rb"canary[0-9a-f]{16}")
@@ -118,7 +119,7 @@ async def left(directory: Path) -> int:
     planted = Planted()
     async with SqliteDatabase(path=directory / "metamorph.db", synchronous="NORMAL") as database:
         await plant(database, planted)
-        database._log.cut()
+        await cut_log(database)
         words = found(directory)
         assert len(planted.deleted) > 10_000
         # Some are cut in two, where a row goes on in another page.
@@ -171,10 +172,10 @@ async def left_scattered(directory: Path) -> int:
         for _ in range(100):
             words = planted.text(100, kept=False).split()
             await database.write(scatter, ACME, words=words, randomness=planted.randomness)
-        database._log.cut()
+        await cut_log(database)
         while await database.write(delete_scattered, ACME):
             pass
-        database._log.cut()
+        await cut_log(database)
         words_left = found(directory) & planted.deleted
     return len(words_left)
 

@@ -13,6 +13,7 @@ from metamorphd.store.secrets import (
 )
 from metamorphd.store.sqlite.database import SqliteDatabase
 
+from tests.store.sqlite.writer import cut_log
 from tests.support.rows import ACME, KEY
 
 DATA_KEY = DataKey("dek_1", "0" * 16, b"wrapped")
@@ -44,7 +45,7 @@ async def test_what_is_destroyed_deleted_expired_or_too_old_is_in_no_file(tmp_pa
         for number in range(40):
             for version in range(1, 24 if number == 39 else 4):
                 await put(database, number, version, expire_time=9 if number % 4 == 3 and number < 39 else None)
-        database._log.cut()
+        await cut_log(database)
         gone = {(39, version) for version in range(1, 4)}
         for number in range(39):
             name = f"secret-{number}"
@@ -57,7 +58,7 @@ async def test_what_is_destroyed_deleted_expired_or_too_old_is_in_no_file(tmp_pa
                 await database.write(expire_secret, ACME, name=name, now=9)
             if number % 4 > 1:
                 gone |= {(number, version) for version in (1, 2, 3)}
-        database._log.cut()
+        await cut_log(database)
         whole = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
     places = {(number, version) for number in range(40) for version in range(1, 24 if number == 39 else 4)}
     left = {place for place in places if b"sealed-%d-%d." % place in whole}

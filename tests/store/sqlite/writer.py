@@ -24,6 +24,14 @@ def hold_writer(database: SqliteDatabase) -> threading.Event:
     return release
 
 
+async def cut_log(database: SqliteDatabase) -> None:
+    """Empties a database's write-ahead log, on the writer's thread as the server does."""
+    cut = threading.Event()
+    database._writer.between_writes(database._log.cut)
+    database._writer.between_writes(cut.set)
+    assert await asyncio.to_thread(cut.wait, 10)
+
+
 class Commits:
     """Counts the commits of a database from now on."""
 
