@@ -30,6 +30,14 @@ class Held:
         self.running += 1
         self.release.wait(10)
 
+    async def runs(self, count: int) -> None:
+        """Waits until so many run, and asserts that it stays so for a moment."""
+        async with asyncio.timeout(5):
+            while self.running < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert self.running == count
+
     async def _search(self, tx: Transaction) -> None:
         await self.read(tx)
 
@@ -75,8 +83,7 @@ async def within(read: Coroutine[Any, Any, Any]) -> Any:
 
 async def test_reads_do_not_wait_behind_searches_of_any_number_of_vaults(database: SqliteDatabase, held: Held) -> None:
     searches = [asyncio.create_task(database.read(held.search, scope_of(f"vault-{number}"))) for number in range(20)]
-    await asyncio.sleep(0.1)
-    assert held.running == readers.SEARCH_READERS
+    await held.runs(readers.SEARCH_READERS)
     assert await within(database.read(quick, ACME)) == "acme"
     held.release.set()
     await asyncio.gather(*searches)
@@ -84,8 +91,7 @@ async def test_reads_do_not_wait_behind_searches_of_any_number_of_vaults(databas
 
 async def test_searches_of_one_vault_leave_a_reader_to_those_of_others(database: SqliteDatabase, held: Held) -> None:
     searches = start(20, lambda: database.read(held.search, EVIL))
-    await asyncio.sleep(0.1)
-    assert held.running == 1
+    await held.runs(1)
     assert await within(database.read(quick_search, ACME)) == "acme"
     held.release.set()
     await asyncio.gather(*searches)
@@ -93,8 +99,8 @@ async def test_searches_of_one_vault_leave_a_reader_to_those_of_others(database:
 
 async def test_a_vault_leaves_a_reader_to_others(database: SqliteDatabase, held: Held) -> None:
     reads = start(20, lambda: database.read(held.read, EVIL))
-    await asyncio.sleep(0.1)
-    assert held.running == readers.VAULT_READERS < readers.READERS
+    await held.runs(readers.VAULT_READERS)
+    assert readers.VAULT_READERS < readers.READERS
     assert await within(database.read(quick, ACME)) == "acme"
     held.release.set()
     await asyncio.gather(*reads)
@@ -103,20 +109,18 @@ async def test_a_vault_leaves_a_reader_to_others(database: SqliteDatabase, held:
 async def test_a_vault_that_reads_much_has_one_reader_while_others_read_too(
     database: SqliteDatabase, held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "COMPANY_SECONDS", 0.3)
-    monkeypatch.setattr(readers, "MUCH", 0.05)
+    monkeypatch.setattr(readers, "COMPANY_SECONDS", 1.0)
+    monkeypatch.setattr(readers, "MUCH", 0.005)
     monkeypatch.setattr(readers, "READ_SECONDS", 0.2)
     with pytest.raises(OperationTimeout):
         await database.read(endless, EVIL)
     await database.read(quick, ACME)
     reads = start(20, lambda: database.read(held.read, EVIL))
-    await asyncio.sleep(0.1)
-    assert held.running == 1
+    await held.runs(1)
     # Its own reads are no company.
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(1.0)
     reads += start(1, lambda: database.read(held.read, EVIL))
-    await asyncio.sleep(0.1)
-    assert held.running == readers.VAULT_READERS
+    await held.runs(readers.VAULT_READERS)
     held.release.set()
     await asyncio.gather(*reads)
 
@@ -125,8 +129,7 @@ async def test_a_vault_that_reads_little_has_as_many_as_alone(database: SqliteDa
     await database.read(quick, EVIL)
     await database.read(quick, ACME)
     reads = start(20, lambda: database.read(held.read, EVIL))
-    await asyncio.sleep(0.1)
-    assert held.running == readers.VAULT_READERS
+    await held.runs(readers.VAULT_READERS)
     held.release.set()
     await asyncio.gather(*reads)
 
@@ -137,8 +140,7 @@ async def test_the_reads_of_the_server_are_no_company(
     monkeypatch.setattr(readers, "MUCH", -1)
     await database.read_system(look, server_scope())
     reads = start(20, lambda: database.read(held.read, EVIL))
-    await asyncio.sleep(0.1)
-    assert held.running == readers.VAULT_READERS
+    await held.runs(readers.VAULT_READERS)
     held.release.set()
     await asyncio.gather(*reads)
 
