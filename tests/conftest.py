@@ -1,4 +1,5 @@
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from tests.support.caller import Caller
 from tests.support.engines import ENGINES, Engine
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.serving import Serving, serving
+
+# A shell's background job has it ignored, and so would the processes have that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

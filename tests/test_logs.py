@@ -81,7 +81,7 @@ def test_a_refused_start_prints_one_line(tmp_path: Path) -> None:
             ({"EMBLEM_JWT_SECRET": ""}, "EMBLEM_JWT_SECRET is not set"),
             ({"DATABASE_PATH": str(tmp_path / "file" / "m.db")}, "cannot be opened as a SQLite database"),
             ({"DATABASE_PATH": str(held)}, "is in use by another server"),
-            ({"GRPC_PORT": str(server.port)}, "for gRPC; set GRPC_PORT to a free one"),
+            ({"GRPC_PORT": str(server.port)}, "for gRPC (Address already in use); set GRPC_PORT to a free one"),
             ({"PORT": port}, "set PORT to a free one"),
         ):
             message = refused_start(tmp_path, **environment)
