@@ -24,8 +24,8 @@ from metamorphd.store.usage_lists import list_usage
 from metamorphd.store.vaults import update_vault_limits
 
 from bench.figure import Figure
-from bench.processes import frozen
 from bench.usage_rows import DAYS, fill, subjects
+from tests.support.garbage import frozen
 from tests.support.rows import CLOCK, TERMS, new_message, new_session, scope_of
 
 STEPS = 4

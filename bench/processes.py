@@ -1,7 +1,6 @@
 """The processes that are measured, and those that load them."""
 
 import contextlib
-import gc
 import json
 import os
 import subprocess
@@ -242,17 +241,6 @@ def loading(kind: str, service: Service, *, in_flight: int, seconds: float) -> I
     finally:
         process.kill()
         process.communicate()
-
-
-@contextmanager
-def frozen() -> Iterator[None]:
-    """Exempts what this process has from garbage collections during the block, as a server does once it has started."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def last_line(text: str) -> str:

@@ -19,8 +19,9 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1.chat_service_pb2_grpc import ChatServiceStub
 
 from bench.figure import Figure
-from bench.processes import LoadFailed, frozen, model_service, token
+from bench.processes import LoadFailed, model_service, token
 from bench.sizes import at
+from tests.support.garbage import frozen
 from tests.support.paths import ROOT
 from tests.support.processes import service
 

@@ -14,7 +14,7 @@ from tests.support.engines import ENGINES, Engine
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.serving import Serving, serving
 
-# A shell's background job has it ignored, and so would the processes have that tests interrupt.
+# A shell ignores SIGINT in its background jobs, and the processes that tests interrupt would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -8,7 +8,6 @@ nothing would be measured of a server that stands still.
 """
 
 import asyncio
-import gc
 import json
 import sys
 import time
@@ -19,6 +18,7 @@ import grpc
 from metamorph.chat.v1 import chat_service_pb2 as pb
 
 from tests.support.caller import Caller, send_request
+from tests.support.garbage import frozen
 
 PAUSE_SECONDS = 0.03
 # Turns take seconds, and go on when their caller has seen the first event.
@@ -131,16 +131,14 @@ async def main() -> None:
         neighbour = Neighbour(Caller(channel, [("authorization", f"Bearer {sys.argv[2]}")]))
         # Nothing is printed before: what is measured first is of a server that is ready, and of all operations.
         session_id = await neighbour.prepared()
-        # Its own full collections would be measured too.
-        gc.collect()
-        gc.freeze()
-        busy = asyncio.create_task(neighbour.busy(session_id))
-        while await asyncio.to_thread(sys.stdin.readline):
-            if busy.done():
-                busy.result()
-            sys.stdout.write(neighbour.taken() + "\n")
-            sys.stdout.flush()
-        busy.cancel()
+        with frozen():
+            busy = asyncio.create_task(neighbour.busy(session_id))
+            while await asyncio.to_thread(sys.stdin.readline):
+                if busy.done():
+                    busy.result()
+                sys.stdout.write(neighbour.taken() + "\n")
+                sys.stdout.flush()
+            busy.cancel()
 
 
 if __name__ == "__main__":

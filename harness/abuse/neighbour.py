@@ -4,7 +4,6 @@ Prints a line once it has begun, and at the end the milliseconds of each call as
 """
 
 import asyncio
-import gc
 import json
 import sys
 import time
@@ -13,6 +12,7 @@ import grpc
 from metamorph.chat.v1 import chat_service_pb2 as pb
 
 from tests.support.caller import Caller
+from tests.support.garbage import frozen
 
 PAUSE_SECONDS = 0.005
 TIMEOUT_SECONDS = 10.0
@@ -26,19 +26,17 @@ async def main() -> None:
     async with grpc.aio.insecure_channel(sys.argv[1]) as channel:
         caller = Caller(channel, [("authorization", f"Bearer {sys.argv[2]}")])
         request = pb.GetSessionRequest(session_id=(await caller.create_session()).session_id)
-        # Its own full collections would be measured too.
-        gc.collect()
-        gc.freeze()
-        sys.stdout.write("\n")
-        sys.stdout.flush()
-        while not stop.done():
-            began = time.perf_counter()
-            try:
-                await caller.chat.GetSession(request, metadata=caller.metadata, timeout=TIMEOUT_SECONDS)
-                milliseconds.append((time.perf_counter() - began) * 1000)
-            except grpc.aio.AioRpcError:
-                milliseconds.append(FAILED)
-            await asyncio.sleep(PAUSE_SECONDS)
+        with frozen():
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+            while not stop.done():
+                began = time.perf_counter()
+                try:
+                    await caller.chat.GetSession(request, metadata=caller.metadata, timeout=TIMEOUT_SECONDS)
+                    milliseconds.append((time.perf_counter() - began) * 1000)
+                except grpc.aio.AioRpcError:
+                    milliseconds.append(FAILED)
+                await asyncio.sleep(PAUSE_SECONDS)
     sys.stdout.write(json.dumps(milliseconds))
 
 

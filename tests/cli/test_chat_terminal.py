@@ -95,6 +95,21 @@ async def _say(shown: Terminal, text: str) -> None:
     await shown.press("Enter")
 
 
+@asynccontextmanager
+async def _cut_off(api: FakeMessagesApi, directory: Path) -> AsyncIterator[tuple[Terminal, CuttingProxy]]:
+    """A conversation whose connection is lost in a reply, after "Some words", and what can bring it back."""
+    async with (
+        asking(api, directory / "server") as running,
+        CuttingProxy(running.server.grpc_port) as proxy,
+        _talking(proxy.target, directory) as shown,
+    ):
+        await _say(shown, "Hi")
+        await shown.until("Some words")
+        proxy.down = True
+        proxy.cut()
+        yield shown, proxy
+
+
 async def test_ctrl_c_stops_the_reply_and_the_conversation_goes_on(tmp_path: Path, api: FakeMessagesApi) -> None:
     api.script += [Reply(("Some words", "never"), hold=asyncio.Event()), Reply(("Another reply",))]
     async with asking(api, tmp_path / "server") as running, _talking(running.target, tmp_path) as shown:
@@ -114,15 +129,7 @@ async def test_ctrl_c_stops_the_reply_and_the_conversation_goes_on(tmp_path: Pat
 async def test_an_outage_is_one_line_that_goes_when_the_reply_goes_on(tmp_path: Path, api: FakeMessagesApi) -> None:
     hold = asyncio.Event()
     api.default = Reply(("Some words", " and more"), hold=hold)
-    async with (
-        asking(api, tmp_path / "server") as running,
-        CuttingProxy(running.server.grpc_port) as proxy,
-        _talking(proxy.target, tmp_path) as shown,
-    ):
-        await _say(shown, "Hi")
-        await shown.until("Some words")
-        proxy.down = True
-        proxy.cut()
+    async with _cut_off(api, tmp_path) as (shown, proxy):
         rows = len((await shown.until("Trying again")).splitlines())
         # Several attempts.
         await asyncio.sleep(2)
@@ -137,15 +144,7 @@ async def test_an_outage_is_one_line_that_goes_when_the_reply_goes_on(tmp_path: 
 
 async def test_a_second_ctrl_c_leaves_a_reply_that_cannot_be_stopped(tmp_path: Path, api: FakeMessagesApi) -> None:
     api.default = Reply(("Some words", "never"), hold=asyncio.Event())
-    async with (
-        asking(api, tmp_path / "server") as running,
-        CuttingProxy(running.server.grpc_port) as proxy,
-        _talking(proxy.target, tmp_path) as shown,
-    ):
-        await _say(shown, "Hi")
-        await shown.until("Some words")
-        proxy.down = True
-        proxy.cut()
+    async with _cut_off(api, tmp_path) as (shown, _):
         await shown.until("Trying again")
         await shown.press("C-c")
         await shown.until("Stopping the reply")

@@ -44,10 +44,10 @@ def main() -> None:
         click.echo("Aborted!", err=True)
         sys.exit(1)
     except OSError as exc:
-        if exc.errno != errno.ENOSPC and exc.filename is not None:
-            _fail(click.FileError(os.fsdecode(exc.filename), exc.strerror))
         if exc.errno != errno.ENOSPC:
-            raise
+            if exc.filename is None:
+                raise
+            _fail(click.FileError(os.fsdecode(exc.filename), exc.strerror))
         click.echo("metamorph: the output cannot be written, its disk is full; free some space", err=True)
         # What is left of it would be tried again, and fail again.
         os._exit(1)

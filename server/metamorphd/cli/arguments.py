@@ -1,4 +1,4 @@
-"""What arguments may be, wherever the command has them."""
+"""Rules of arguments that several commands have."""
 
 import sys
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from metamorphd.checks.configuration import bad, check_settings, of_faults
 from metamorphd.checks.env_file import EnvFile, overridden, read_env_file
 from metamorphd.checks.names import unknown_names
-from metamorphd.cli.connection import TLS_SCHEME
+from metamorphd.cli.connection import over_named_scheme
 from metamorphd.models.finding import Finding, failed
 from metamorphd.settings.client import ClientSettings
 from metamorphd.settings.environment import variables
@@ -70,7 +70,6 @@ def server_findings(target: str, *, http: str | None, settings: ClientSettings) 
     """Returns what is found of a running server."""
     from metamorphd.cli.trying import running_findings
 
-    if target.startswith(TLS_SCHEME):
-        target, settings = target.removeprefix(TLS_SCHEME), settings.model_copy(update={"tls": True})
-    http = http or f"http://{target.rpartition(':')[0]}:{load_paths().port}"
-    return asyncio.run(running_findings(target=target, http=http, settings=settings))
+    settings = over_named_scheme(settings.model_copy(update={"target": target}))
+    http = http or f"http://{settings.target.rpartition(':')[0]}:{load_paths().port}"
+    return asyncio.run(running_findings(target=settings.target, http=http, settings=settings))

@@ -1,7 +1,6 @@
 """How commands reach a server: its address, a token, and TLS."""
 
 import re
-import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,8 @@ import click
 from metamorphd.cli.arguments import TEXT, VAULT_RULE
 
 if TYPE_CHECKING:
+    import ssl
+
     import grpc
 
     from metamorphd.settings.client import ClientSettings
@@ -19,7 +20,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _TARGET = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]):(?P<port>[0-9]{1,5})")
 # What the metadata of a call can carry, without the space that is between the parts of a header.
 _TOKEN = re.compile(r"[!-~]+")
-TLS_SCHEME = "grpcs://"
+_TLS_SCHEME = "grpcs://"
 LAST_PORT = 65_535
 
 
@@ -74,16 +75,16 @@ def client_settings(**given: Any) -> "ClientSettings":
         settings = load_client(**given)
     except StartupRefused as exc:
         raise click.UsageError(str(exc)) from exc
-    settings = _over_named_scheme(settings)
+    settings = over_named_scheme(settings)
     _refuse_unusable(settings)
     return settings
 
 
-def _over_named_scheme(settings: "ClientSettings") -> "ClientSettings":
+def over_named_scheme(settings: "ClientSettings") -> "ClientSettings":
     """Returns settings whose target, if it is grpcs://host:port, is host:port over TLS."""
-    if not settings.target.startswith(TLS_SCHEME):
+    if not settings.target.startswith(_TLS_SCHEME):
         return settings
-    return settings.model_copy(update={"target": settings.target.removeprefix(TLS_SCHEME), "tls": True})
+    return settings.model_copy(update={"target": settings.target.removeprefix(_TLS_SCHEME), "tls": True})
 
 
 def _refuse_unusable(settings: "ClientSettings") -> None:
@@ -126,8 +127,10 @@ def credentials(settings: "ClientSettings") -> "grpc.ChannelCredentials | None":
     return grpc.ssl_channel_credentials(roots, key, chain)
 
 
-def tls_context(settings: "ClientSettings") -> ssl.SSLContext:
+def tls_context(settings: "ClientSettings") -> "ssl.SSLContext":
     """Returns the TLS of a gRPC client. Raises ValueError if a file is not what it should be."""
+    import ssl
+
     try:
         context = ssl.create_default_context(cafile=settings.ca)
     except OSError as exc:

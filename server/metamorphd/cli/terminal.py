@@ -1,4 +1,4 @@
-"""What a conversation prints."""
+"""Prints the replies of a conversation, and notes about them."""
 
 import json
 import sys

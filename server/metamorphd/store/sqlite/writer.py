@@ -52,8 +52,8 @@ class Job(Waiting):
 class Writer:
     """Owns the connection that writes. Jobs are answered after the COMMIT that holds them; see `_run_batch`.
 
-    Vaults that wait have equal time of the thread, so that a write waits for one batch and one operation at most,
-    however many another vault has waiting, and however long each of them takes.
+    Vaults that wait have equal time of the thread. So the first write of a vault waits for the batch that runs, and for
+    one operation of each vault that came before it, however many those have waiting and however long each takes.
     """
 
     def __init__(self, connection: apsw.Connection, *, log: Log, metrics: StoreMetrics) -> None:
