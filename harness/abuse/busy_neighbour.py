@@ -82,7 +82,9 @@ class Neighbour:
         while True:
             self._calling[name] = time.perf_counter()
             try:
-                self._measured[name].append(await call() * 1000)
+                milliseconds = await call() * 1000
+                # Found anew after the call: `taken` begins new lists.
+                self._measured[name].append(milliseconds)
             except grpc.aio.AioRpcError as error:
                 self._failed.append(f"{name}: {error.code().name}: {error.details()}")
             finally:

@@ -100,8 +100,12 @@ async def test_calls_and_gaps_of_a_server_that_stands_still_count_as_long_as_it_
                 finally:
                     server.service.process.send_signal(signal.SIGCONT)
                 stood = (time.monotonic() - began) * 1000
+                await asyncio.sleep(0.5)
+                then = json.loads(neighbour.taken())
     assert {name for name in (*OPERATIONS, "gap") if max(measured[name]) < 1500} == set()
     assert max(measured["gap"]) < stood + 500
+    # What was under way counts in whole where it ends.
+    assert max(then["GetSession"]) > 1500
 
 
 async def test_nothing_is_measured_before_the_neighbour_is_prepared(tmp_path: Path) -> None:
