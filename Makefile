@@ -10,7 +10,6 @@ JOBS ?= 2
 TOOLS := .tools/bin
 NODE_MODULES := clients/typescript/node_modules/.installed
 BUF := clients/typescript/node_modules/.bin/buf
-PROTOS := $(shell find proto third_party/proto -name '*.proto')
 
 GRPCURL_VERSION := v1.9.4
 PROTOC_GEN_GO_VERSION := v1.36.12
@@ -96,18 +95,7 @@ $(TOOLS)/litestream: Makefile
 	@touch $@
 
 generate: $(VENV)/.installed $(NODE_MODULES) $(TOOLS)/grpcurl ## Rebuild the generated clients, pages and .env.example
-	@find clients/python -name '*_pb2*.py*' -delete && find clients/go -name '*.pb.go' -delete && rm -rf clients/typescript/src/gen
-	@$(BIN)/python -m grpc_tools.protoc -Iproto -Ithird_party/proto \
-		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
-		--python_out=clients/python --grpc_python_out=clients/python \
-		--mypy_out=quiet:clients/python --mypy_grpc_out=quiet:clients/python \
-		$(PROTOS)
-	@find clients/python \( -name '*_pb2_grpc.py' -o -name '*_pb2_grpc.pyi' \) | while read -r file; do \
-		grep -q 'class .*Stub' "$$file" || rm "$$file"; done
-	@PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BUF) generate
-	@$(BIN)/python -m scripts.docs
-	@for package in python/metamorph go/metamorph typescript/src/gen; do \
-		$(BIN)/python -m metamorphd.edge.grpc.service_config > clients/$$package/channel.json; done
+	@bash scripts/generate
 
 baseline: $(NODE_MODULES) ## Move the baseline that the contract is compared with, on purpose only (decision 18)
 	@$(BUF) build proto --exclude-source-info -o proto/baseline.binpb

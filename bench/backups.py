@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from metamorph.admin.v1.admin_service_pb2 import CreateBackupRequest, GetBackupRequest
-from metamorph.admin.v1.admin_service_pb2_grpc import AdminServiceStub
-from metamorph.admin.v1.backup_pb2 import BACKUP_STATE_CREATING, Backup
-from metamorph.chat.v1.chat_service_pb2 import CreateSessionRequest
-from metamorph.chat.v1.chat_service_pb2_grpc import ChatServiceStub
-from metamorph.chat.v1.session_pb2 import Session
+from metamorph_client.admin.v1.admin_service_pb2 import CreateBackupRequest, GetBackupRequest
+from metamorph_client.admin.v1.admin_service_pb2_grpc import AdminServiceStub
+from metamorph_client.admin.v1.backup_pb2 import BACKUP_STATE_CREATING, Backup
+from metamorph_client.chat.v1.chat_service_pb2 import CreateSessionRequest
+from metamorph_client.chat.v1.chat_service_pb2_grpc import ChatServiceStub
+from metamorph_client.chat.v1.session_pb2 import Session
 from rich.progress import Progress
 
 from bench.figure import Figure

@@ -13,14 +13,14 @@ import grpc
 import uvloop
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from metamorph.chat.v1 import chat_service_pb2
-from metamorph.chat.v1.chat_service_pb2 import (
+from metamorph_client.chat.v1 import chat_service_pb2
+from metamorph_client.chat.v1.chat_service_pb2 import (
     CreateSessionRequest,
     CreateSessionResponse,
     GetSessionRequest,
     GetSessionResponse,
 )
-from metamorph.chat.v1.session_pb2 import Session
+from metamorph_client.chat.v1.session_pb2 import Session
 from metamorphd.catalog import load_catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.prompts import Prompts

@@ -14,11 +14,11 @@ from typing import Any
 
 import grpc
 import uvloop
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1.chat_service_pb2_grpc import ChatServiceStub
-from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
-from metamorph.vault.v1.vault_service_pb2 import WatchVaultRequest
-from metamorph.vault.v1.vault_service_pb2_grpc import VaultServiceStub
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1.chat_service_pb2_grpc import ChatServiceStub
+from metamorph_client.chat.v1.message_pb2 import ContentBlock, TextBlock
+from metamorph_client.vault.v1.vault_service_pb2 import WatchVaultRequest
+from metamorph_client.vault.v1.vault_service_pb2_grpc import VaultServiceStub
 
 from bench.processes import token
 from tests.support.refusal import Refusal

@@ -24,14 +24,14 @@ from typing import Any
 import grpc
 import psutil
 import uvloop
-from metamorph.chat.v1.chat_service_pb2 import (
+from metamorph_client.chat.v1.chat_service_pb2 import (
     CreateSessionRequest,
     CreateSessionResponse,
     GetSessionRequest,
     SendMessageRequest,
     SendMessageResponse,
 )
-from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
+from metamorph_client.chat.v1.message_pb2 import ContentBlock, TextBlock
 
 CHAT = "/metamorph.chat.v1.ChatService/"
 CHANNELS = 8

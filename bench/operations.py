@@ -9,13 +9,13 @@ from itertools import islice
 from typing import Any
 
 import grpc
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1.chat_service_pb2_grpc import ChatServiceStub
-from metamorph.chat.v1.generation_pb2 import GenerationOptions
-from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
-from metamorph.chat.v1.turn_pb2 import TURN_STATUS_RUNNING
-from metamorph.vault.v1.vault_service_pb2 import GetVaultRequest, WatchVaultRequest
-from metamorph.vault.v1.vault_service_pb2_grpc import VaultServiceStub
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1.chat_service_pb2_grpc import ChatServiceStub
+from metamorph_client.chat.v1.generation_pb2 import GenerationOptions
+from metamorph_client.chat.v1.message_pb2 import ContentBlock, TextBlock
+from metamorph_client.chat.v1.turn_pb2 import TURN_STATUS_RUNNING
+from metamorph_client.vault.v1.vault_service_pb2 import GetVaultRequest, WatchVaultRequest
+from metamorph_client.vault.v1.vault_service_pb2_grpc import VaultServiceStub
 
 from bench.processes import token
 from tests.support.generated.corpus import COMMON_WORDS, RARE_WORD

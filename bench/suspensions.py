@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from metamorph.admin.v1 import admin_service_pb2 as admin_pb
-from metamorph.admin.v1.admin_service_pb2_grpc import AdminServiceStub
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1.chat_service_pb2_grpc import ChatServiceStub
+from metamorph_client.admin.v1 import admin_service_pb2 as admin_pb
+from metamorph_client.admin.v1.admin_service_pb2_grpc import AdminServiceStub
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1.chat_service_pb2_grpc import ChatServiceStub
 
 from bench.figure import Figure
 from bench.processes import LoadFailed, model_service, token

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from metamorph.chat.v1.chat_service_pb2 import GetSessionRequest
-from metamorph.vault.v1.vault_service_pb2 import ExportVaultRequest, ImportVaultRequest
-from metamorph.vault.v1.vault_service_pb2_grpc import VaultServiceStub
+from metamorph_client.chat.v1.chat_service_pb2 import GetSessionRequest
+from metamorph_client.vault.v1.vault_service_pb2 import ExportVaultRequest, ImportVaultRequest
+from metamorph_client.vault.v1.vault_service_pb2_grpc import VaultServiceStub
 from rich.progress import Progress
 
 from bench.backups import WARM_SECONDS, Watch, Writers, latency

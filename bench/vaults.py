@@ -11,18 +11,18 @@ from statistics import median
 from typing import Any
 
 import grpc
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1.chat_service_pb2_grpc import ChatServiceStub
-from metamorph.chat.v1.generation_pb2 import GenerationOptions
-from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
-from metamorph.chat.v1.session_pb2 import Session
-from metamorph.vault.v1.vault_service_pb2 import (
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1.chat_service_pb2_grpc import ChatServiceStub
+from metamorph_client.chat.v1.generation_pb2 import GenerationOptions
+from metamorph_client.chat.v1.message_pb2 import ContentBlock, TextBlock
+from metamorph_client.chat.v1.session_pb2 import Session
+from metamorph_client.vault.v1.vault_service_pb2 import (
     GetSecretRequest,
     GetVaultRequest,
     SearchMemoriesRequest,
     WatchVaultRequest,
 )
-from metamorph.vault.v1.vault_service_pb2_grpc import VaultServiceStub
+from metamorph_client.vault.v1.vault_service_pb2_grpc import VaultServiceStub
 from rich.progress import Progress
 
 from bench.figure import Figure

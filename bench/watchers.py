@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 import uvloop
 from google.protobuf.field_mask_pb2 import FieldMask
-from metamorph.vault.v1.vault_service_pb2 import UpdateVaultRequest, Vault, WatchVaultRequest
-from metamorph.vault.v1.vault_service_pb2_grpc import VaultServiceStub
+from metamorph_client.vault.v1.vault_service_pb2 import UpdateVaultRequest, Vault, WatchVaultRequest
+from metamorph_client.vault.v1.vault_service_pb2_grpc import VaultServiceStub
 
 from bench.processes import token
 

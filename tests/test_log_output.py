@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorph_client.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.log_output import WAITING_BYTES, LogOutput
 
 from tests.support.caller import calling

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metamorph.chat.v1.chat_service_pb2 import (
+from metamorph_client.chat.v1.chat_service_pb2 import (
     CancelTurnRequest,
     CountTokensRequest,
     DeleteSessionRequest,

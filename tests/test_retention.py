@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from metamorph.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
 from metamorphd import housekeeping
 from metamorphd.clock import Clock
 from metamorphd.housekeeping import Housekeeping

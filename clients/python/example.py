@@ -1,7 +1,7 @@
 import asyncio
 import os
 
-from metamorph.client import MetamorphClient
+from metamorph_client import MetamorphClient
 
 TARGET, TOKEN = os.environ.get("METAMORPH_TARGET", "localhost:50051"), os.environ.get("METAMORPH_TOKEN")
 

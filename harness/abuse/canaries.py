@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pyrage
 from google.protobuf.timestamp_pb2 import Timestamp
-from metamorph.admin.v1 import admin_service_pb2 as admin
-from metamorph.admin.v1.backup_pb2 import BACKUP_STATE_CREATING, BACKUP_STATE_READY, BACKUP_STATE_VERIFYING
+from metamorph_client.admin.v1 import admin_service_pb2 as admin
+from metamorph_client.admin.v1.backup_pb2 import BACKUP_STATE_CREATING, BACKUP_STATE_READY, BACKUP_STATE_VERIFYING
 
 from harness.abuse.subject import Subject
 from harness.figure import Figure, tried

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1.message_pb2 import ROLE_ASSISTANT, ContentBlock, DocumentBlock
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1.message_pb2 import ROLE_ASSISTANT, ContentBlock, DocumentBlock
 
 from harness.abuse.rpcs import EARLY, LOST_STATUS
 from tests.support.caller import Caller, calling, send_request, upload_requests

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import grpc
 import httpx
 import psutil
-from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorph_client.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.edge.connections import raise_descriptor_limit
 
 from harness.abuse.subject import Subject, neighbour, p99, subject

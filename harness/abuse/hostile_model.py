@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metamorph.chat.v1.turn_pb2 import TURN_STATUS_COMPLETED
+from metamorph_client.chat.v1.turn_pb2 import TURN_STATUS_COMPLETED
 
 from harness.abuse.subject import subject
 from harness.figure import Figure, tried

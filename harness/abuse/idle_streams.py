@@ -4,7 +4,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from functools import partial
 
-from metamorph.chat.v1.chat_service_pb2 import StreamTurnRequest
+from metamorph_client.chat.v1.chat_service_pb2 import StreamTurnRequest
 from metamorphd.edge.grpc.port import CONCURRENT_STREAMS
 
 from harness.abuse.subject import Subject, neighbour, p99, subject

@@ -8,11 +8,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from metamorph.admin.v1 import admin_service_pb2 as admin
-from metamorph.chat.v1 import chat_service_pb2 as chat
-from metamorph.chat.v1.session_pb2 import Session
-from metamorph.vault.v1 import vault_service_pb2 as pb
-from metamorph.vault.v1.usage_pb2 import (
+from metamorph_client.admin.v1 import admin_service_pb2 as admin
+from metamorph_client.chat.v1 import chat_service_pb2 as chat
+from metamorph_client.chat.v1.session_pb2 import Session
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1.usage_pb2 import (
     USAGE_GROUPING_DAY,
     USAGE_GROUPING_LABEL,
     USAGE_GROUPING_USER,

@@ -8,7 +8,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from metamorph.admin.v1.admin_service_pb2 import GetServerInfoRequest, GetServerInfoResponse
+from metamorph_client.admin.v1.admin_service_pb2 import GetServerInfoRequest, GetServerInfoResponse
 from metamorphd.clock import Clock
 from metamorphd.keys.audit import make_chain
 from metamorphd.keys.key_file import KeyFile, add_key

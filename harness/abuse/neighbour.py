@@ -9,7 +9,7 @@ import sys
 import time
 
 import grpc
-from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
 
 from tests.support.caller import Caller
 from tests.support.garbage import frozen

@@ -9,8 +9,8 @@ from statistics import median
 from typing import Any
 
 import grpc
-from metamorph.vault.v1.memory_pb2 import MEMORY_TYPE_SEMANTIC, Memory
-from metamorph.vault.v1.vault_service_pb2 import CreateMemoryRequest, ExportVaultRequest
+from metamorph_client.vault.v1.memory_pb2 import MEMORY_TYPE_SEMANTIC, Memory
+from metamorph_client.vault.v1.vault_service_pb2 import CreateMemoryRequest, ExportVaultRequest
 
 from harness.abuse.rpcs import Rpc, begin
 from harness.abuse.subject import Subject

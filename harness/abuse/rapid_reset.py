@@ -5,7 +5,7 @@ import contextlib
 import struct
 import time
 
-from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorph_client.vault.v1.vault_service_pb2 import WhoAmIRequest
 
 from harness.abuse.subject import neighbour, p99, subject
 from harness.figure import Figure, tried

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import protovalidate
-from buf.validate import validate_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
-from metamorph.vault.v1.usage_pb2 import Budget
+from metamorph_client.vault.v1.usage_pb2 import Budget
 from metamorphd.catalog import load_catalog
 from metamorphd.clock import Clock
+from metamorphd.third_party import validate_pb2
 
 from harness.abuse.rpcs import Rpc
 from harness.abuse.tenant import OWN_WORDS, Tenant, kind_of, strings_of

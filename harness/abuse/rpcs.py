@@ -8,8 +8,8 @@ import grpc
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
-from metamorph.api.v1 import options_pb2
-from metamorph.api.v1.options_pb2 import Permission
+from metamorph_client.api.v1 import options_pb2
+from metamorph_client.api.v1.options_pb2 import Permission
 
 TIMEOUT_SECONDS = 30.0
 

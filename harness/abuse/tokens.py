@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
-from metamorph.vault.v1 import vault_service_pb2_grpc
-from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorph_client.vault.v1 import vault_service_pb2_grpc
+from metamorph_client.vault.v1.vault_service_pb2 import WhoAmIRequest
 
 from harness.abuse.crafted import crafted
 from harness.abuse.jose import AUDIENCE, ISSUER, OLDER_SECRET, SECRET, Keys

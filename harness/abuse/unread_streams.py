@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from metamorph.chat.v1.chat_service_pb2 import StreamTurnRequest
+from metamorph_client.chat.v1.chat_service_pb2 import StreamTurnRequest
 from metamorphd.edge.grpc.adapter import LAST_SEND_SECONDS
 from metamorphd.edge.streams import LOOK_SECONDS, PATIENCE_SECONDS
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import session_pb2
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import session_pb2
 
 from tests.support.caller import Caller
 from tests.support.tokens import mint

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import grpc
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import message_pb2, session_pb2, turn_pb2
-from metamorph.client import MetamorphClient, MetamorphError
+from metamorph_client import MetamorphClient, MetamorphError
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import message_pb2, session_pb2, turn_pb2
 
 from harness.torture.ledger import ENDLESS, GARBLED, GIVEN_UP, LOST, REPEATED, UNREPLAYABLE, Ledger, SentTurn
 from tests.support.tokens import mint

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from metamorph import client
-from metamorph.chat.v1.turn_pb2 import TURN_STATUS_CANCELLED as CANCELLED
-from metamorph.chat.v1.turn_pb2 import TURN_STATUS_INTERRUPTED as INTERRUPTED
+from metamorph_client import client
+from metamorph_client.chat.v1.turn_pb2 import TURN_STATUS_CANCELLED as CANCELLED
+from metamorph_client.chat.v1.turn_pb2 import TURN_STATUS_INTERRUPTED as INTERRUPTED
 
 from harness.figure import Figure
 from harness.mutants import patching

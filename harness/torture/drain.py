@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1.turn_pb2 import TURN_STATUS_COMPLETED, TURN_STATUS_INTERRUPTED, TurnEvent
-from metamorph.client import MetamorphClient, MetamorphError
+from metamorph_client import MetamorphClient, MetamorphError
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1.turn_pb2 import TURN_STATUS_COMPLETED, TURN_STATUS_INTERRUPTED, TurnEvent
 
 from harness.figure import NOT_MEASURED, Figure, tried
 from harness.run import Run

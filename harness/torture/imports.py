@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import grpc
-from metamorph.vault.v1.vault_service_pb2 import ImportVaultRequest, ImportVaultResponse
+from metamorph_client.vault.v1.vault_service_pb2 import ImportVaultRequest, ImportVaultResponse
 from rich.progress import Progress
 
 from harness.figure import Figure, tried

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from metamorph.chat.v1.turn_pb2 import TurnEvent
+from metamorph_client.chat.v1.turn_pb2 import TurnEvent
 
 from harness.figure import Figure, tried
 from harness.torture.zygote import Life

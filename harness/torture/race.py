@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import grpc
-from metamorph.chat.v1.turn_pb2 import TurnEvent
+from metamorph_client.chat.v1.turn_pb2 import TurnEvent
 from metamorphd.chat import live_turn
 
 from harness.figure import Figure, tried

@@ -12,8 +12,8 @@ from statistics import median
 
 import apsw
 import grpc
-from metamorph.admin.v1 import admin_service_pb2 as admin
-from metamorph.admin.v1.backup_pb2 import BACKUP_STATE_READY
+from metamorph_client.admin.v1 import admin_service_pb2 as admin
+from metamorph_client.admin.v1.backup_pb2 import BACKUP_STATE_READY
 
 from harness.figure import NOT_MEASURED, Figure
 from harness.run import Run

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
-from metamorph.admin.v1.admin_service_pb2 import GetKeyRotationRequest, KeyRotation, RotateDataKeysRequest
-from metamorph.vault.v1.vault_service_pb2 import GetSecretRequest
+from metamorph_client.admin.v1.admin_service_pb2 import GetKeyRotationRequest, KeyRotation, RotateDataKeysRequest
+from metamorph_client.vault.v1.vault_service_pb2 import GetSecretRequest
 from metamorphd.clock import Clock
 from metamorphd.keys.environment import EnvironmentKeys
 from metamorphd.keys.vault_keys import VaultKeys

@@ -4,8 +4,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from metamorph.chat.v1 import turn_pb2
-from metamorph.chat.v1.message_pb2 import Usage
+from metamorph_client.chat.v1 import turn_pb2
+from metamorph_client.chat.v1.message_pb2 import Usage
 from metamorphd.catalog import FRAME_TOKENS
 from metamorphd.llm.claude import LONGEST_RETRY_WAIT
 

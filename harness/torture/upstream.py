@@ -9,8 +9,8 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from statistics import median
 
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1.turn_pb2 import Turn, TurnEvent, TurnFinished
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1.turn_pb2 import Turn, TurnEvent, TurnFinished
 
 from harness.figure import NOT_MEASURED, Figure, tried
 from harness.mutants import mutate, patching

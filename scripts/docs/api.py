@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from buf.validate import validate_pb2
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     EnumDescriptorProto,
@@ -14,7 +13,8 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 from google.protobuf.message import Message
-from metamorph.api.v1 import options_pb2
+from metamorph_client.api.v1 import options_pb2
+from metamorphd.third_party import validate_pb2
 
 from scripts.docs.markdown import NOTICE, code, table
 from scripts.docs.protos import (

@@ -2,7 +2,7 @@
 
 import string
 
-from metamorph.api.v1.error_reason_pb2 import ErrorReason
+from metamorph_client.api.v1.error_reason_pb2 import ErrorReason
 from metamorphd import errors
 from metamorphd.errors import DomainError
 

@@ -14,7 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as ProtoMessage
 from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
-from metamorph.api.v1.error_reason_pb2 import ErrorReason
+from metamorph_client.api.v1.error_reason_pb2 import ErrorReason
 
 DOMAIN = "metamorph"
 # Bounds text that came from the caller: errors are sent as trailers, and clients reject more than 16 KiB of those.

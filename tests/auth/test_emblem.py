@@ -9,9 +9,9 @@ from typing import Any
 
 import jwt
 import pytest
-from metamorph.admin.v1.admin_service_pb2 import RevokeTokensRequest, UserTokens
-from metamorph.chat.v1.chat_service_pb2 import CreateSessionRequest
-from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest, WhoAmIResponse
+from metamorph_client.admin.v1.admin_service_pb2 import RevokeTokensRequest, UserTokens
+from metamorph_client.chat.v1.chat_service_pb2 import CreateSessionRequest
+from metamorph_client.vault.v1.vault_service_pb2 import WhoAmIRequest, WhoAmIResponse
 from metamorphd.auth import emblem, http_client, tokens
 from metamorphd.auth.emblem import EmblemApi
 from metamorphd.auth.http_client import HttpClient

@@ -15,8 +15,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
-from metamorph.admin.v1.admin_service_pb2 import GetServerInfoRequest
-from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorph_client.admin.v1.admin_service_pb2 import GetServerInfoRequest
+from metamorph_client.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.auth import http_client, jwks
 from metamorphd.auth.http_client import HttpClient
 from metamorphd.auth.jwks import KeySet

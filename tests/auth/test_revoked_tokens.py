@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
-from metamorph.admin.v1.admin_service_pb2 import (
+from metamorph_client.admin.v1.admin_service_pb2 import (
     ListRevocationsRequest,
     Revocation,
     RevokeTokensRequest,
     UserTokens,
 )
-from metamorph.chat.v1.chat_service_pb2 import (
+from metamorph_client.chat.v1.chat_service_pb2 import (
     CreateSessionRequest,
     ListMessagesRequest,
     ListSessionsRequest,
 )
-from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorph_client.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.auth.claims import LONGEST_LIFE_SECONDS
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.clock import Clock

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from metamorph.admin.v1 import admin_service_pb2 as pb
-from metamorph.admin.v1 import backup_pb2
+from metamorph_client.admin.v1 import admin_service_pb2 as pb
+from metamorph_client.admin.v1 import backup_pb2
 from metamorphd.backups.directory import DAY
 from metamorphd.clock import Clock
 from metamorphd.errors import StartupRefused

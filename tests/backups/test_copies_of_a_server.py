@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-from metamorph.admin.v1 import admin_service_pb2 as pb
-from metamorph.admin.v1 import backup_pb2
-from metamorph.chat.v1 import turn_pb2
+from metamorph_client.admin.v1 import admin_service_pb2 as pb
+from metamorph_client.admin.v1 import backup_pb2
+from metamorph_client.chat.v1 import turn_pb2
 from metamorphd.backups.copies import STOP_SECONDS
 from metamorphd.backups.directory import DAY
 from metamorphd.clock import Clock

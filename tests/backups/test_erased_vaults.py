@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from metamorph.admin.v1 import admin_service_pb2 as pb
-from metamorph.admin.v1.backup_pb2 import BACKUP_STATE_READY, Backup
+from metamorph_client.admin.v1 import admin_service_pb2 as pb
+from metamorph_client.admin.v1.backup_pb2 import BACKUP_STATE_READY, Backup
 from metamorphd.backups.ledger_copy import OBJECT
 
 from tests.support.buckets import Store

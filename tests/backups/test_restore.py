@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from metamorph.admin.v1 import admin_service_pb2 as pb
-from metamorph.admin.v1.backup_pb2 import BACKUP_STATE_CREATING
+from metamorph_client.admin.v1 import admin_service_pb2 as pb
+from metamorph_client.admin.v1.backup_pb2 import BACKUP_STATE_CREATING
 from metamorphd.backups.restore import Restore
 from metamorphd.backups.sources import PlainFile
 from metamorphd.errors import StartupRefused

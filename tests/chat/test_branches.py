@@ -5,8 +5,8 @@ import time
 import uuid
 from typing import Any
 
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import generation_pb2, turn_pb2
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import generation_pb2, turn_pb2
 
 from tests.support.caller import Caller, text_of
 from tests.support.fakes.messages_api import FakeMessagesApi

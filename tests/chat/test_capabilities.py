@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import generation_pb2, message_pb2
-from metamorph.chat.v1.generation_pb2 import ThinkingConfig, ToolChoice
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import generation_pb2, message_pb2
+from metamorph_client.chat.v1.generation_pb2 import ThinkingConfig, ToolChoice
 
 from tests.support.caller import Caller, text_block
 from tests.support.catalogs import entry, written

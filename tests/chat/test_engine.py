@@ -4,7 +4,7 @@ import functools
 from typing import Any
 
 import pytest
-from metamorph.chat.v1.message_pb2 import ContentBlock, ImageBlock
+from metamorph_client.chat.v1.message_pb2 import ContentBlock, ImageBlock
 from metamorphd.chat import engine
 from metamorphd.store.attachments import CHUNK_BYTES, chunk_count
 from metamorphd.store.database import Transaction

@@ -9,8 +9,8 @@ import grpc
 import httpx
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import turn_pb2
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import turn_pb2
 from metamorphd.chat import live_turn
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.models.caller import Scope

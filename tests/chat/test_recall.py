@@ -2,8 +2,8 @@
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import message_pb2, session_pb2
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import message_pb2, session_pb2
 from metamorphd.errors import StoreBusy
 from metamorphd.memories.memories import Memories
 

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from metamorph.chat.v1 import turn_pb2
-from metamorph.chat.v1.message_pb2 import ContentBlock
+from metamorph_client.chat.v1 import turn_pb2
+from metamorph_client.chat.v1.message_pb2 import ContentBlock
 
 from tests.support.caller import Caller, text_of
 from tests.support.fakes.messages_api import FakeMessagesApi

@@ -3,9 +3,15 @@
 from typing import Any
 
 import pytest
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import message_pb2
-from metamorph.chat.v1.message_pb2 import ContentBlock, DocumentBlock, ImageBlock, ToolResultBlock, ToolResultPart
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import message_pb2
+from metamorph_client.chat.v1.message_pb2 import (
+    ContentBlock,
+    DocumentBlock,
+    ImageBlock,
+    ToolResultBlock,
+    ToolResultPart,
+)
 from metamorphd.services.chat.uploads import IMAGE_BYTES
 
 from tests.support.caller import Caller, send_request, text_block

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from metamorph.chat.v1 import generation_pb2, turn_pb2
-from metamorph.chat.v1.message_pb2 import ContentBlock, ImageBlock
+from metamorph_client.chat.v1 import generation_pb2, turn_pb2
+from metamorph_client.chat.v1.message_pb2 import ContentBlock, ImageBlock
 from metamorphd.chat.prompt_builder import GONE
 
 from tests.support.caller import Caller, text_block

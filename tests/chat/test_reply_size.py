@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import turn_pb2
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import turn_pb2
 from metamorphd.models.content import (
     BLOCK_BYTES,
     CONTENT_BYTES,

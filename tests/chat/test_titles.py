@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1.message_pb2 import Usage
-from metamorph.chat.v1.session_pb2 import Session
-from metamorph.vault.v1.usage_pb2 import USAGE_GROUPING_MODEL, UsageRow
-from metamorph.vault.v1.vault_service_pb2 import GetUsageRequest
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1.message_pb2 import Usage
+from metamorph_client.chat.v1.session_pb2 import Session
+from metamorph_client.vault.v1.usage_pb2 import USAGE_GROUPING_MODEL, UsageRow
+from metamorph_client.vault.v1.vault_service_pb2 import GetUsageRequest
 from metamorphd.chat import titles
 from structlog.testing import CapturingLogger
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metamorph.chat.v1 import generation_pb2, message_pb2, turn_pb2
-from metamorph.chat.v1.chat_service_pb2 import CancelTurnRequest, CountTokensRequest
+from metamorph_client.chat.v1 import generation_pb2, message_pb2, turn_pb2
+from metamorph_client.chat.v1.chat_service_pb2 import CancelTurnRequest, CountTokensRequest
 
 from tests.support.caller import Caller, send_request, text_block, text_of
 from tests.support.catalogs import permissive

@@ -7,8 +7,8 @@ from typing import Any
 
 import grpc
 import pytest
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import turn_pb2
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import turn_pb2
 
 from tests.support.caller import Caller, text_of
 from tests.support.fakes.messages_api import FakeMessagesApi

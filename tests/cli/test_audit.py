@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from metamorph.admin.v1.admin_service_pb2 import CreateBackupRequest, GetBackupRequest, GetServerInfoRequest
-from metamorph.admin.v1.backup_pb2 import BackupState
+from metamorph_client.admin.v1.admin_service_pb2 import CreateBackupRequest, GetBackupRequest, GetServerInfoRequest
+from metamorph_client.admin.v1.backup_pb2 import BackupState
 from metamorphd.store.database import Transaction
 from starlette.responses import Response
 from structlog.testing import capture_logs

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metamorph.admin.v1.admin_service_pb2 import CreateBackupRequest
-from metamorph.chat.v1.chat_service_pb2 import ListSessionsRequest
+from metamorph_client.admin.v1.admin_service_pb2 import CreateBackupRequest
+from metamorph_client.chat.v1.chat_service_pb2 import ListSessionsRequest
 from metamorphd.clock import Clock
 
 from tests.support.certificates import Authority

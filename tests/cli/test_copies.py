@@ -13,8 +13,8 @@ from typing import Any
 
 import pyrage
 import pytest
-from metamorph.admin.v1 import admin_service_pb2 as pb
-from metamorph.admin.v1 import backup_pb2
+from metamorph_client.admin.v1 import admin_service_pb2 as pb
+from metamorph_client.admin.v1 import backup_pb2
 from metamorphd.cli.backups import shown_time
 
 from tests.support.buckets import Store, bucket_server

@@ -10,7 +10,17 @@ from metamorphd.cli import cli
 from tests.support.command import METAMORPH
 
 # Each takes about a tenth of a second to import, or imports another of these.
-SLOW = {"anthropic", "apsw", "cryptography", "google", "grpc", "metamorph", "pydantic_settings", "rich", "uvloop"}
+SLOW = {
+    "anthropic",
+    "apsw",
+    "cryptography",
+    "google",
+    "grpc",
+    "metamorph_client",
+    "pydantic_settings",
+    "rich",
+    "uvloop",
+}
 
 
 @pytest.mark.parametrize("arguments", [[], *([name] for name in cli.commands)], ids=" ".join)

@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorph_client.vault.v1.vault_service_pb2 import WhoAmIRequest
 
 from tests.support.command import run
 from tests.support.serving import Serving

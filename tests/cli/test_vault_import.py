@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metamorph.chat.v1.message_pb2 import ROLE_ASSISTANT, ROLE_USER
+from metamorph_client.chat.v1.message_pb2 import ROLE_ASSISTANT, ROLE_USER
 from metamorphd.cli.counting import listed
 
 from tests.support.caller import Caller, text_of

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.client import MetamorphClient
-from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorph_client import MetamorphClient
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.vault.v1.vault_service_pb2 import WhoAmIRequest
 
 from tests.support.caller import Events, send_request, upload_requests
 from tests.support.media import FILES

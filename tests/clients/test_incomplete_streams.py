@@ -6,8 +6,8 @@ from typing import Any
 
 import grpc
 import pytest
-from metamorph.chat.v1 import turn_pb2
-from metamorph.client import MetamorphClient, MetamorphError
+from metamorph_client import MetamorphClient, MetamorphError
+from metamorph_client.chat.v1 import turn_pb2
 
 from tests.support.fakes.chat_service import TURN_ID, FakeChatService, Script, turn
 

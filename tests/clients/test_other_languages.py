@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from metamorph.chat.v1 import turn_pb2
+from metamorph_client.chat.v1 import turn_pb2
 
 from tests.support.fakes.chat_service import FakeChatService, Script, turn
 from tests.support.paths import ROOT

@@ -8,9 +8,9 @@ from typing import Any
 
 import grpc
 import pytest
-from metamorph.chat.v1 import turn_pb2
-from metamorph.client import MetamorphClient, MetamorphError
-from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorph_client import MetamorphClient, MetamorphError
+from metamorph_client.chat.v1 import turn_pb2
+from metamorph_client.vault.v1.vault_service_pb2 import WhoAmIRequest
 
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import protovalidate
-from buf.validate import validate_pb2
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
-from metamorph.api.v1 import options_pb2
+from metamorph_client.api.v1 import options_pb2
+from metamorphd.third_party import validate_pb2
 
 # Returns whether the second value refuses input that the first accepts. A change to any other rule counts as tighter.
 COMPARED: dict[str, Callable[[Any, Any], bool]] = (

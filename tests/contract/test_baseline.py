@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from buf.validate import validate_pb2
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorSet
-from metamorph.api.v1 import options_pb2
+from metamorph_client.api.v1 import options_pb2
 from metamorphd.edge.methods import SERVICES
+from metamorphd.third_party import validate_pb2
 
 from tests.contract.rules import Contract, tightened
 from tests.support.paths import ROOT

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RequestInfo, RetryInfo
-from metamorph.api.v1.error_reason_pb2 import ErrorReason
+from metamorph_client.api.v1.error_reason_pb2 import ErrorReason
 from metamorphd import errors
 from metamorphd.errors import DomainError, FieldViolation, QuotaViolation
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor_pb2 import MethodOptions
-from metamorph.api.v1 import options_pb2
-from metamorph.api.v1.options_pb2 import Permission
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1.message_pb2 import ContentBlock, DocumentBlock
-from metamorph.vault.v1.vault_service_pb2 import ExportVaultRequest
+from metamorph_client.api.v1 import options_pb2
+from metamorph_client.api.v1.options_pb2 import Permission
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1.message_pb2 import ContentBlock, DocumentBlock
+from metamorph_client.vault.v1.vault_service_pb2 import ExportVaultRequest
 from metamorphd.edge.methods import CLAIMS, SERVICES, Method
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.services.admin.service import AdminService

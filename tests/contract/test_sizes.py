@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from buf.validate import validate_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from metamorphd.edge.grpc.port import LARGEST_REQUEST
 from metamorphd.edge.methods import Method
 from metamorphd.edge.wire import MOST_FIELDS, most_items
+from metamorphd.third_party import validate_pb2
 
 from tests.support.rpcs import METHODS
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
-from metamorph.api.v1.options_pb2 import Permission
-from metamorph.chat.v1.chat_service_pb2 import GetSessionRequest
-from metamorph.vault.v1 import vault_service_pb2 as vault
-from metamorph.vault.v1.memory_pb2 import MEMORY_TYPE_SEMANTIC, Memory
+from metamorph_client.api.v1.options_pb2 import Permission
+from metamorph_client.chat.v1.chat_service_pb2 import GetSessionRequest
+from metamorph_client.vault.v1 import vault_service_pb2 as vault
+from metamorph_client.vault.v1.memory_pb2 import MEMORY_TYPE_SEMANTIC, Memory
 from metamorphd.edge.methods import Method
 from metamorphd.store.database import is_concluding
 

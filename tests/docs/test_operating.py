@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from metamorph.chat.v1.chat_service_pb2 import GetSessionRequest
+from metamorph_client.chat.v1.chat_service_pb2 import GetSessionRequest
 
 from tests.docs.pages import prose
 from tests.support.caller import calling

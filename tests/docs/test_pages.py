@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 from google.protobuf import descriptor_pool
-from metamorph.api.v1.error_reason_pb2 import ErrorReason
+from metamorph_client.api.v1.error_reason_pb2 import ErrorReason
 from metamorphd.cli import cli
 from metamorphd.edge.methods import SERVICES
 from metamorphd.settings.client import ClientSettings

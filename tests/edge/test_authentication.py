@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 import jwt
 import pytest
-from metamorph.admin.v1.admin_service_pb2 import RevokeTokensRequest, UserTokens
-from metamorph.chat.v1.chat_service_pb2 import StreamTurnRequest
-from metamorph.vault.v1.vault_service_pb2 import GetVaultRequest, WhoAmIRequest, WhoAmIResponse
+from metamorph_client.admin.v1.admin_service_pb2 import RevokeTokensRequest, UserTokens
+from metamorph_client.chat.v1.chat_service_pb2 import StreamTurnRequest
+from metamorph_client.vault.v1.vault_service_pb2 import GetVaultRequest, WhoAmIRequest, WhoAmIResponse
 from metamorphd.auth.claims import LEEWAY_SECONDS
 from metamorphd.auth.remedies import REMEDIES
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 import pytest
-from metamorph.admin.v1.admin_service_pb2 import RevokeTokensRequest
-from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.admin.v1.admin_service_pb2 import RevokeTokensRequest
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
 from metamorphd import server
 from metamorphd.auth.claims import LEEWAY_SECONDS
 

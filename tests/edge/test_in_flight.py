@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1.message_pb2 import ContentBlock, DocumentBlock
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1.message_pb2 import ContentBlock, DocumentBlock
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.clock import Clock
 from metamorphd.edge import arrivals

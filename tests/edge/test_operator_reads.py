@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor_pb2 import MethodOptions
-from metamorph.admin.v1 import admin_service_pb2 as pb
-from metamorph.vault.v1.audit_pb2 import AuditEvent
+from metamorph_client.admin.v1 import admin_service_pb2 as pb
+from metamorph_client.vault.v1.audit_pb2 import AuditEvent
 from metamorphd.edge import repeated
 from metamorphd.edge.methods import OPERATOR, SERVICES, methods_of
 from metamorphd.edge.operator_reads import UNRECORDED, is_recorded

@@ -10,8 +10,8 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1.session_pb2 import Session
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1.session_pb2 import Session
 from metamorphd import server as root
 from metamorphd.edge.call import Metadata
 from metamorphd.edge.grpc import adapter

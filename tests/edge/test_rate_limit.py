@@ -8,9 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from metamorph.chat.v1.chat_service_pb2 import GetTurnRequest
-from metamorph.chat.v1.turn_pb2 import TURN_STATUS_COMPLETED
-from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorph_client.chat.v1.chat_service_pb2 import GetTurnRequest
+from metamorph_client.chat.v1.turn_pb2 import TURN_STATUS_COMPLETED
+from metamorph_client.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.edge import rate_limit
 from metamorphd.edge.call import Call
 from metamorphd.edge.methods import SERVICES, methods_of

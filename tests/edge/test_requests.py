@@ -10,10 +10,10 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import generation_pb2
-from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
-from metamorph.chat.v1.session_pb2 import Session
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import generation_pb2
+from metamorph_client.chat.v1.message_pb2 import ContentBlock, TextBlock
+from metamorph_client.chat.v1.session_pb2 import Session
 from metamorphd import server
 
 from tests.support.caller import Caller, send_request, text_block

@@ -6,10 +6,10 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import generation_pb2
-from metamorph.chat.v1.message_pb2 import ContentBlock
-from metamorph.chat.v1.session_pb2 import Session
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import generation_pb2
+from metamorph_client.chat.v1.message_pb2 import ContentBlock
+from metamorph_client.chat.v1.session_pb2 import Session
 from metamorphd.edge.wire import MOST_FIELDS, SPARE_FIELDS, count_fields, shape_of
 from metamorphd.errors import RequestMalformed, TooManyFields
 

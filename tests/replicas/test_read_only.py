@@ -12,9 +12,9 @@ import grpc
 import httpx
 import pytest
 from google.protobuf.descriptor_pb2 import MethodOptions
-from metamorph.admin.v1 import admin_service_pb2 as admin_pb
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.vault.v1.vault_service_pb2 import WatchVaultRequest
+from metamorph_client.admin.v1 import admin_service_pb2 as admin_pb
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.vault.v1.vault_service_pb2 import WatchVaultRequest
 from metamorphd.clock import Clock
 from metamorphd.edge.methods import Method
 from metamorphd.errors import StartupRefused

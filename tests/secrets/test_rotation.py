@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metamorph.admin.v1.admin_service_pb2 import GetKeyRotationRequest, KeyRotation, RotateDataKeysRequest
+from metamorph_client.admin.v1.admin_service_pb2 import GetKeyRotationRequest, KeyRotation, RotateDataKeysRequest
 from metamorphd.clock import Clock
 from metamorphd.keys.environment import EnvironmentKeys
 from metamorphd.keys.holder import KeyHolder, NoKeys

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
-from metamorph.admin.v1 import admin_service_pb2 as admin
-from metamorph.vault.v1 import vault_service_pb2 as pb
-from metamorph.vault.v1.audit_pb2 import AuditEvent
-from metamorph.vault.v1.change_pb2 import (
+from metamorph_client.admin.v1 import admin_service_pb2 as admin
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1.audit_pb2 import AuditEvent
+from metamorph_client.vault.v1.change_pb2 import (
     CHANGE_VERB_CREATED,
     CHANGE_VERB_READ,
     CHANGE_VERB_REFUSED,

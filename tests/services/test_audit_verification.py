@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metamorph.admin.v1 import admin_service_pb2 as admin
-from metamorph.admin.v1.audit_pb2 import (
+from metamorph_client.admin.v1 import admin_service_pb2 as admin
+from metamorph_client.admin.v1.audit_pb2 import (
     AUDIT_FAULT_KIND_CHANGED,
     AUDIT_FAULT_KIND_REPLACED,
     AUDIT_FAULT_KIND_TRUNCATED,
     AuditHead,
 )
-from metamorph.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
 from metamorphd.models import audit
 from metamorphd.store.database import Transaction
 from structlog.testing import capture_logs

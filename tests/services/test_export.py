@@ -10,10 +10,10 @@ from typing import Any
 
 import grpc
 import pytest
-from metamorph.chat.v1 import message_pb2
-from metamorph.chat.v1.chat_service_pb2 import DeleteSessionRequest
-from metamorph.vault.v1 import vault_service_pb2 as pb
-from metamorph.vault.v1.change_pb2 import CHANGE_VERB_EXPORTED, CHANGE_VERB_READ
+from metamorph_client.chat.v1 import message_pb2
+from metamorph_client.chat.v1.chat_service_pb2 import DeleteSessionRequest
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1.change_pb2 import CHANGE_VERB_EXPORTED, CHANGE_VERB_READ
 from metamorphd.store.export_kinds import KINDS
 from metamorphd.store.exports import read_records
 from metamorphd.transfers import exports, pages

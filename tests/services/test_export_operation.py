@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metamorph.chat.v1 import message_pb2
-from metamorph.vault.v1 import vault_service_pb2 as pb
-from metamorph.vault.v1.operation_pb2 import OPERATION_KIND_EXPORT_VAULT, OPERATION_KIND_IMPORT_VAULT, Operation
+from metamorph_client.chat.v1 import message_pb2
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1.operation_pb2 import OPERATION_KIND_EXPORT_VAULT, OPERATION_KIND_IMPORT_VAULT, Operation
 from metamorphd.store.exports import read_records
 from metamorphd.transfers import planning
 

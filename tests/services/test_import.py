@@ -10,12 +10,12 @@ from typing import Any
 
 import grpc
 import pytest
-from metamorph.admin.v1.admin_service_pb2 import ListVaultsRequest
-from metamorph.chat.v1 import message_pb2
-from metamorph.chat.v1.chat_service_pb2 import DeleteMessageRequest, DeleteSessionRequest, SearchMessagesRequest
-from metamorph.vault.v1 import vault_service_pb2 as pb
-from metamorph.vault.v1.change_pb2 import CHANGE_VERB_IMPORTED, CHANGED_RESOURCE_SESSION
-from metamorph.vault.v1.usage_pb2 import (
+from metamorph_client.admin.v1.admin_service_pb2 import ListVaultsRequest
+from metamorph_client.chat.v1 import message_pb2
+from metamorph_client.chat.v1.chat_service_pb2 import DeleteMessageRequest, DeleteSessionRequest, SearchMessagesRequest
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1.change_pb2 import CHANGE_VERB_IMPORTED, CHANGED_RESOURCE_SESSION
+from metamorph_client.vault.v1.usage_pb2 import (
     USAGE_GROUPING_LABEL,
     USAGE_GROUPING_MODEL,
     USAGE_GROUPING_SESSION,

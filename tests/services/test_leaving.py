@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metamorph.admin.v1 import admin_service_pb2 as admin
-from metamorph.chat.v1 import chat_service_pb2 as chat
-from metamorph.vault.v1 import vault_service_pb2 as pb
-from metamorph.vault.v1.operation_pb2 import OperationKind
+from metamorph_client.admin.v1 import admin_service_pb2 as admin
+from metamorph_client.chat.v1 import chat_service_pb2 as chat
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1.operation_pb2 import OperationKind
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.store import vault_erasure
 

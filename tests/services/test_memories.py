@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from metamorph.vault.v1 import vault_service_pb2 as pb
-from metamorph.vault.v1.change_pb2 import CHANGED_RESOURCE_MEMORY, Change, ChangeVerb
-from metamorph.vault.v1.memory_pb2 import (
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1.change_pb2 import CHANGED_RESOURCE_MEMORY, Change, ChangeVerb
+from metamorph_client.vault.v1.memory_pb2 import (
     MEMORY_TYPE_EPISODIC,
     MEMORY_TYPE_IDENTITY,
     MEMORY_TYPE_SEMANTIC,
     MEMORY_TYPE_UNSPECIFIED,
 )
-from metamorph.vault.v1.vault_service_pb2 import MEMORY_ORDER_LEAST_RECENTLY_USED_FIRST
+from metamorph_client.vault.v1.vault_service_pb2 import MEMORY_ORDER_LEAST_RECENTLY_USED_FIRST
 
 from tests.support.caller import Caller
 from tests.support.memories import create, delete, get, listed, made, matches, page, searched, update

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metamorph.admin.v1 import admin_service_pb2 as admin
-from metamorph.vault.v1 import vault_service_pb2 as pb
-from metamorph.vault.v1.operation_pb2 import Operation, OperationKind
+from metamorph_client.admin.v1 import admin_service_pb2 as admin
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1.operation_pb2 import Operation, OperationKind
 from metamorphd.clock import Clock
 from metamorphd.models.operation import OperationKind as Kind
 from metamorphd.operations import Operations

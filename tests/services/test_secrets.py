@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from metamorph.vault.v1 import vault_service_pb2 as pb
-from metamorph.vault.v1.change_pb2 import CHANGED_RESOURCE_SECRET, Change, ChangeVerb
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1.change_pb2 import CHANGED_RESOURCE_SECRET, Change, ChangeVerb
 
 from tests.support.caller import Caller
 from tests.support.refusal import refused

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from metamorph.admin.v1 import admin_service_pb2 as admin_pb
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1.session_pb2 import Session
-from metamorph.vault.v1 import vault_service_pb2 as vault_pb
-from metamorph.vault.v1.usage_pb2 import Budget, StorageStatus
+from metamorph_client.admin.v1 import admin_service_pb2 as admin_pb
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1.session_pb2 import Session
+from metamorph_client.vault.v1 import vault_service_pb2 as vault_pb
+from metamorph_client.vault.v1.usage_pb2 import Budget, StorageStatus
 
 from tests.support.caller import Caller
 from tests.support.media import FILES

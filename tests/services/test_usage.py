@@ -7,10 +7,10 @@ from typing import Any
 
 import grpc
 import pytest
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import message_pb2, turn_pb2
-from metamorph.vault.v1 import usage_pb2
-from metamorph.vault.v1 import vault_service_pb2 as vault_pb
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import message_pb2, turn_pb2
+from metamorph_client.vault.v1 import usage_pb2
+from metamorph_client.vault.v1 import vault_service_pb2 as vault_pb
 from metamorphd.catalog import FRAME_TOKENS
 from metamorphd.clock import Clock, day_of
 from metamorphd.models.usage import Usage

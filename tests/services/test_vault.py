@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from metamorph.admin.v1.admin_service_pb2 import GetServerInfoRequest
-from metamorph.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.admin.v1.admin_service_pb2 import GetServerInfoRequest
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
 from metamorphd.store import migrations
 
 from tests.support.caller import Caller

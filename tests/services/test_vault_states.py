@@ -7,11 +7,11 @@ from typing import Any
 
 import grpc
 import pytest
-from metamorph.admin.v1 import vault_pb2
-from metamorph.chat.v1 import chat_service_pb2 as chat
-from metamorph.chat.v1.turn_pb2 import TURN_STATUS_CANCELLED
-from metamorph.vault.v1 import change_pb2
-from metamorph.vault.v1 import vault_service_pb2 as vault
+from metamorph_client.admin.v1 import vault_pb2
+from metamorph_client.chat.v1 import chat_service_pb2 as chat
+from metamorph_client.chat.v1.turn_pb2 import TURN_STATUS_CANCELLED
+from metamorph_client.vault.v1 import change_pb2
+from metamorph_client.vault.v1 import vault_service_pb2 as vault
 from metamorphd.chat.ending import STEP_SECONDS
 
 from tests.support.caller import Caller, Events, text_of

@@ -5,17 +5,17 @@ from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from metamorph.admin.v1 import admin_service_pb2 as pb
-from metamorph.admin.v1.vault_pb2 import (
+from metamorph_client.admin.v1 import admin_service_pb2 as pb
+from metamorph_client.admin.v1.vault_pb2 import (
     VAULT_STATE_ACTIVE,
     VAULT_STATE_SUSPENDED,
     Spending,
     VaultState,
     VaultSummary,
 )
-from metamorph.vault.v1 import usage_pb2
-from metamorph.vault.v1 import vault_service_pb2 as vault
-from metamorph.vault.v1.memory_pb2 import MEMORY_TYPE_SEMANTIC, Memory
+from metamorph_client.vault.v1 import usage_pb2
+from metamorph_client.vault.v1 import vault_service_pb2 as vault
+from metamorph_client.vault.v1.memory_pb2 import MEMORY_TYPE_SEMANTIC, Memory
 
 from tests.support.caller import Caller
 from tests.support.fakes.messages_api import FakeMessagesApi

@@ -8,12 +8,12 @@ from typing import Any
 
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
-from metamorph.admin.v1 import admin_service_pb2 as admin
-from metamorph.chat.v1 import chat_service_pb2 as chat
-from metamorph.chat.v1 import session_pb2
-from metamorph.vault.v1 import change_pb2, usage_pb2
-from metamorph.vault.v1 import vault_service_pb2 as pb
-from metamorph.vault.v1.change_pb2 import (
+from metamorph_client.admin.v1 import admin_service_pb2 as admin
+from metamorph_client.chat.v1 import chat_service_pb2 as chat
+from metamorph_client.chat.v1 import session_pb2
+from metamorph_client.vault.v1 import change_pb2, usage_pb2
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1.change_pb2 import (
     CHANGE_VERB_CREATED,
     CHANGE_VERB_DELETED,
     CHANGED_RESOURCE_SESSION,

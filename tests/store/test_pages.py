@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from google.protobuf.message import Message
-from metamorph.admin.v1 import admin_service_pb2
-from metamorph.chat.v1 import chat_service_pb2
-from metamorph.vault.v1 import vault_service_pb2
+from metamorph_client.admin.v1 import admin_service_pb2
+from metamorph_client.chat.v1 import chat_service_pb2
+from metamorph_client.vault.v1 import vault_service_pb2
 from metamorphd.models.page import Page
 from metamorphd.models.turn import TurnError, TurnStatus
 from metamorphd.models.usage import Usage, UsageRow

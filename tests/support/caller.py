@@ -6,10 +6,17 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
-from metamorph.admin.v1 import admin_service_pb2_grpc
-from metamorph.chat.v1 import attachment_pb2, chat_service_pb2_grpc, generation_pb2, message_pb2, session_pb2, turn_pb2
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.vault.v1 import vault_service_pb2_grpc
+from metamorph_client.admin.v1 import admin_service_pb2_grpc
+from metamorph_client.chat.v1 import (
+    attachment_pb2,
+    chat_service_pb2_grpc,
+    generation_pb2,
+    message_pb2,
+    session_pb2,
+    turn_pb2,
+)
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.vault.v1 import vault_service_pb2_grpc
 
 from tests.support.tokens import mint
 

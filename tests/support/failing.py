@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 import sentry_sdk
 import structlog
-from metamorph.chat.v1.chat_service_pb2 import DeleteSessionRequest, GetSessionRequest
+from metamorph_client.chat.v1.chat_service_pb2 import DeleteSessionRequest, GetSessionRequest
 from metamorphd.errors import RequestInvalid, SessionNotFound
 from metamorphd.models.caller import Scope
 from metamorphd.observe import configure_logging

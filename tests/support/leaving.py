@@ -4,9 +4,9 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from metamorph.admin.v1 import admin_service_pb2 as admin
-from metamorph.vault.v1 import vault_service_pb2 as pb
-from metamorph.vault.v1.operation_pb2 import Operation
+from metamorph_client.admin.v1 import admin_service_pb2 as admin
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1.operation_pb2 import Operation
 
 from tests.support.caller import Caller
 from tests.support.engines import ENGINES

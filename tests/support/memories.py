@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
-from metamorph.vault.v1 import vault_service_pb2 as pb
-from metamorph.vault.v1.memory_pb2 import MEMORY_TYPE_SEMANTIC, Memory, MemoryMatch
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1.memory_pb2 import MEMORY_TYPE_SEMANTIC, Memory, MemoryMatch
 
 from tests.support.caller import Caller
 

@@ -1,6 +1,6 @@
 """What operators do to vaults."""
 
-from metamorph.admin.v1 import admin_service_pb2 as pb
+from metamorph_client.admin.v1 import admin_service_pb2 as pb
 
 from tests.support.caller import Caller
 from tests.support.serving import Serving

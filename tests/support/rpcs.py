@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from metamorph.vault.v1.memory_pb2 import MEMORY_TYPE_SEMANTIC
+from metamorph_client.vault.v1.memory_pb2 import MEMORY_TYPE_SEMANTIC
 from metamorphd.edge.methods import SERVICES, Method, methods_of
 
 from tests.support.caller import Caller, text_block

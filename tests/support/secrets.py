@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from metamorph.vault.v1 import vault_service_pb2 as pb
-from metamorph.vault.v1.secret_pb2 import Secret, SecretVersion
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1.secret_pb2 import Secret, SecretVersion
 
 from tests.support.caller import Caller
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from metamorph.admin.v1.admin_service_pb2 import GetServerInfoRequest
+from metamorph_client.admin.v1.admin_service_pb2 import GetServerInfoRequest
 from metamorphd.clock import Clock
 from metamorphd.server import Server
 from metamorphd.settings import loading

@@ -1,6 +1,6 @@
 """A tool, a reply that calls it, and its result."""
 
-from metamorph.chat.v1 import generation_pb2, message_pb2
+from metamorph_client.chat.v1 import generation_pb2, message_pb2
 
 from tests.support.fakes.replies import Reply, tool_use
 

@@ -3,9 +3,9 @@
 import asyncio
 from typing import Any
 
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import turn_pb2
-from metamorph.chat.v1.session_pb2 import Session
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import turn_pb2
+from metamorph_client.chat.v1.session_pb2 import Session
 
 from tests.support.caller import Caller, Events, with_options
 

@@ -6,11 +6,11 @@ from types import MappingProxyType
 from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
-from metamorph.admin.v1 import admin_service_pb2 as admin_pb
-from metamorph.chat.v1 import message_pb2
-from metamorph.vault.v1 import usage_pb2
-from metamorph.vault.v1 import vault_service_pb2 as vault_pb
-from metamorph.vault.v1.usage_pb2 import Budget
+from metamorph_client.admin.v1 import admin_service_pb2 as admin_pb
+from metamorph_client.chat.v1 import message_pb2
+from metamorph_client.vault.v1 import usage_pb2
+from metamorph_client.vault.v1 import vault_service_pb2 as vault_pb
+from metamorph_client.vault.v1.usage_pb2 import Budget
 from metamorphd.catalog import load_catalog
 from metamorphd.clock import Clock
 from metamorphd.models.usage import Usage

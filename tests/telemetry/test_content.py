@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from metamorph.chat.v1.chat_service_pb2 import GetSessionRequest
+from metamorph_client.chat.v1.chat_service_pb2 import GetSessionRequest
 
 from tests.support.caller import calling, upload_requests
 from tests.support.fakes.messages_api import FakeMessagesApi

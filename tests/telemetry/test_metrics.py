@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from metamorph.chat.v1.chat_service_pb2 import CountTokensRequest, GetSessionRequest
+from metamorph_client.chat.v1.chat_service_pb2 import CountTokensRequest, GetSessionRequest
 
 from tests.support.caller import send_request
 from tests.support.fakes.messages_api import FakeMessagesApi

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metamorph.chat.v1.chat_service_pb2 import CountTokensRequest, GetSessionRequest
+from metamorph_client.chat.v1.chat_service_pb2 import CountTokensRequest, GetSessionRequest
 from metamorphd.telemetry import spans
 
 from tests.support.caller import Caller, send_request, upload_requests

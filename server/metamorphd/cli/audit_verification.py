@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from metamorph.admin.v1.admin_service_pb2 import VerifyAuditLogRequest, VerifyAuditLogResponse
-from metamorph.admin.v1.audit_pb2 import AuditFault, AuditFaultKind, AuditHead
-from metamorph.client import MetamorphClient
+from metamorph_client import MetamorphClient
+from metamorph_client.admin.v1.admin_service_pb2 import VerifyAuditLogRequest, VerifyAuditLogResponse
+from metamorph_client.admin.v1.audit_pb2 import AuditFault, AuditFaultKind, AuditHead
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 

@@ -13,7 +13,8 @@ from typing import Any
 import click
 import grpc
 from google.protobuf.json_format import MessageToDict
-from metamorph.admin.v1.admin_service_pb2 import (
+from metamorph_client import MetamorphClient, MetamorphError
+from metamorph_client.admin.v1.admin_service_pb2 import (
     CreateBackupRequest,
     DeleteBackupRequest,
     DownloadBackupRequest,
@@ -22,14 +23,13 @@ from metamorph.admin.v1.admin_service_pb2 import (
     PruneBackupsRequest,
     VerifyBackupRequest,
 )
-from metamorph.admin.v1.backup_pb2 import (
+from metamorph_client.admin.v1.backup_pb2 import (
     BACKUP_STATE_CREATING,
     BACKUP_STATE_READY,
     BACKUP_STATE_VERIFYING,
     Backup,
     BackupState,
 )
-from metamorph.client import MetamorphClient, MetamorphError
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TransferSpeedColumn
 from rich.table import Table

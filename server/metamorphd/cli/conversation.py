@@ -8,11 +8,12 @@ from typing import Self
 
 import click
 import grpc
-from metamorph.chat.v1.chat_service_pb2 import CancelTurnRequest, CreateSessionRequest, GetSessionRequest
-from metamorph.chat.v1.generation_pb2 import GenerationOptions
-from metamorph.chat.v1.message_pb2 import Usage
-from metamorph.chat.v1.session_pb2 import Session
-from metamorph.chat.v1.turn_pb2 import (
+from metamorph_client import MetamorphClient, MetamorphError
+from metamorph_client.chat.v1.chat_service_pb2 import CancelTurnRequest, CreateSessionRequest, GetSessionRequest
+from metamorph_client.chat.v1.generation_pb2 import GenerationOptions
+from metamorph_client.chat.v1.message_pb2 import Usage
+from metamorph_client.chat.v1.session_pb2 import Session
+from metamorph_client.chat.v1.turn_pb2 import (
     STOP_REASON_CONTEXT_EXCEEDED,
     STOP_REASON_MAX_TOKENS,
     STOP_REASON_PAUSE,
@@ -22,7 +23,6 @@ from metamorph.chat.v1.turn_pb2 import (
     TurnFinished,
     TurnStatus,
 )
-from metamorph.client import MetamorphClient, MetamorphError
 
 from metamorphd.cli.connection import credentials
 from metamorphd.cli.endings import failed_call

@@ -9,9 +9,9 @@ import click
 import grpc
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from metamorph.client import MetamorphClient, MetamorphError
-from metamorph.vault.v1.operation_pb2 import OPERATION_KIND_ERASE_VAULT, Operation
-from metamorph.vault.v1.vault_service_pb2 import (
+from metamorph_client import MetamorphClient, MetamorphError
+from metamorph_client.vault.v1.operation_pb2 import OPERATION_KIND_ERASE_VAULT, Operation
+from metamorph_client.vault.v1.vault_service_pb2 import (
     DeleteVaultRequest,
     DeleteVaultResponse,
     GetOperationRequest,

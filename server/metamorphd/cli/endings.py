@@ -6,7 +6,8 @@ import click
 import grpc
 from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
-from metamorph.client import STATUS_DETAILS, MetamorphError
+from metamorph_client import MetamorphError
+from metamorph_client.client import STATUS_DETAILS
 
 
 class Unreachable(click.ClickException):

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 import click
 import grpc
-from metamorph.client import MetamorphClient, MetamorphError
-from metamorph.vault.v1.vault_service_pb2 import ExportVaultRequest
+from metamorph_client import MetamorphClient, MetamorphError
+from metamorph_client.vault.v1.vault_service_pb2 import ExportVaultRequest
 
 from metamorphd.cli.counting import listed
 from metamorphd.cli.endings import refusal_of

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 import grpc
-from metamorph.client import MetamorphClient
-from metamorph.vault.v1.vault_service_pb2 import ImportVaultRequest, ImportVaultResponse, WhoAmIRequest
+from metamorph_client import MetamorphClient
+from metamorph_client.vault.v1.vault_service_pb2 import ImportVaultRequest, ImportVaultResponse, WhoAmIRequest
 from rich.progress import Progress, TaskID
 
 from metamorphd.cli.converting import Converting

@@ -5,8 +5,8 @@ import json
 from typing import Any
 
 import click
-from metamorph.admin.v1.admin_service_pb2 import GetKeyRotationRequest, KeyRotation, RotateDataKeysRequest
-from metamorph.client import MetamorphClient
+from metamorph_client import MetamorphClient
+from metamorph_client.admin.v1.admin_service_pb2 import GetKeyRotationRequest, KeyRotation, RotateDataKeysRequest
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 

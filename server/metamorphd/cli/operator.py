@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
-from metamorph.client import MetamorphClient, MetamorphError
+from metamorph_client import MetamorphClient, MetamorphError
 
 from metamorphd.cli.connection import client_settings, credentials
 from metamorphd.cli.endings import failed_call

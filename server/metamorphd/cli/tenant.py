@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 import grpc
-from metamorph.chat.v1.chat_service_pb2 import ListModelsRequest
-from metamorph.client import MetamorphClient, MetamorphError
+from metamorph_client import MetamorphClient, MetamorphError
+from metamorph_client.chat.v1.chat_service_pb2 import ListModelsRequest
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import click
 from google.protobuf.json_format import MessageToDict
-from metamorph.chat.v1.turn_pb2 import TurnEvent, TurnFinished
+from metamorph_client.chat.v1.turn_pb2 import TurnEvent, TurnFinished
 from rich.console import Console
 
 from metamorphd.cli.rendering import LiveReply

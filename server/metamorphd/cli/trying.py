@@ -9,28 +9,28 @@ from typing import Any
 
 import grpc
 import jwt
-from metamorph.admin.v1.admin_service_pb2 import (
+from metamorph_client import MetamorphClient, MetamorphError
+from metamorph_client.admin.v1.admin_service_pb2 import (
     FINDING_STATUS_FAILED,
     FINDING_STATUS_OK,
     GetServerInfoRequest,
     GetServerInfoResponse,
     ListBackupsRequest,
 )
-from metamorph.admin.v1.backup_pb2 import (
+from metamorph_client.admin.v1.backup_pb2 import (
     BACKUP_STATE_CREATING,
     BACKUP_STATE_READY,
     BACKUP_STATE_VERIFYING,
     BackupState,
 )
-from metamorph.chat.v1.chat_service_pb2 import (
+from metamorph_client.chat.v1.chat_service_pb2 import (
     CreateSessionRequest,
     DeleteSessionRequest,
     GetSessionRequest,
     ListSessionsRequest,
 )
-from metamorph.chat.v1.session_pb2 import Session
-from metamorph.client import MetamorphClient, MetamorphError
-from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorph_client.chat.v1.session_pb2 import Session
+from metamorph_client.vault.v1.vault_service_pb2 import WhoAmIRequest
 
 from metamorphd.checks.remote import backups, versions
 from metamorphd.cli.reaching import over_http, reach

@@ -10,7 +10,8 @@ import click
 import grpc
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from metamorph.admin.v1.admin_service_pb2 import (
+from metamorph_client import MetamorphClient, MetamorphError
+from metamorph_client.admin.v1.admin_service_pb2 import (
     GetVaultStatsRequest,
     ListVaultsRequest,
     ListVaultsResponse,
@@ -19,8 +20,7 @@ from metamorph.admin.v1.admin_service_pb2 import (
     SuspendVaultRequest,
     VaultStats,
 )
-from metamorph.admin.v1.vault_pb2 import VAULT_STATE_UNSPECIFIED, Spending, VaultState, VaultStatus, VaultSummary
-from metamorph.client import MetamorphClient, MetamorphError
+from metamorph_client.admin.v1.vault_pb2 import VAULT_STATE_UNSPECIFIED, Spending, VaultState, VaultStatus, VaultSummary
 from rich.console import Console
 from rich.table import Table
 

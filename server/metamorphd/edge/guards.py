@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol, Self
 
 import protovalidate
 from google.protobuf.message import DecodeError, Message
-from metamorph.api.v1.options_pb2 import RateClass
+from metamorph_client.api.v1.options_pb2 import RateClass
 
 from metamorphd.auth.claims import VAULT_ID
 from metamorphd.auth.tokens import Pending

@@ -7,11 +7,11 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
-from metamorph.admin.v1 import admin_service_pb2
-from metamorph.api.v1 import options_pb2
-from metamorph.api.v1.options_pb2 import Permission, RateClass
-from metamorph.chat.v1 import chat_service_pb2
-from metamorph.vault.v1 import vault_service_pb2
+from metamorph_client.admin.v1 import admin_service_pb2
+from metamorph_client.api.v1 import options_pb2
+from metamorph_client.api.v1.options_pb2 import Permission, RateClass
+from metamorph_client.chat.v1 import chat_service_pb2
+from metamorph_client.vault.v1 import vault_service_pb2
 
 from metamorphd.edge.carried import Places, places_of
 from metamorphd.edge.wire import Shape, shape_of

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import structlog
-from metamorph.api.v1.error_reason_pb2 import ErrorReason
+from metamorph_client.api.v1.error_reason_pb2 import ErrorReason
 
 from metamorphd.auth.remedies import REMEDIES
 from metamorphd.edge.arrivals import Arrivals

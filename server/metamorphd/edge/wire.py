@@ -8,10 +8,10 @@ https://protobuf.dev/programming-guides/encoding.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from buf.validate import validate_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from metamorphd.errors import RequestMalformed, TooManyFields
+from metamorphd.third_party import validate_pb2
 
 # Of a whole request. The largest request that its rules allow, 64 tool results of 64 parts each, has 21,000.
 MOST_FIELDS = 32_768

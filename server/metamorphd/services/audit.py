@@ -1,6 +1,6 @@
 """VaultService: the audit."""
 
-from metamorph.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
 
 from metamorphd.models.caller import Scope
 from metamorphd.services.convert.audit import audit_event_to_proto, audit_filter_from_proto

@@ -1,6 +1,6 @@
 """VaultService: leaving."""
 
-from metamorph.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
 
 from metamorphd.errors import ConfirmationMismatch
 from metamorphd.leaving.vaults import Leaving

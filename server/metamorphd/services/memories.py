@@ -1,6 +1,6 @@
 """VaultService: memories."""
 
-from metamorph.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
 
 from metamorphd.clock import Clock
 from metamorphd.errors import FieldViolation, RequestInvalid

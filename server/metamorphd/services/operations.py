@@ -1,6 +1,6 @@
 """VaultService: operations."""
 
-from metamorph.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
 
 from metamorphd.models.caller import Scope
 from metamorphd.operations import Operations

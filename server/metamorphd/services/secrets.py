@@ -1,6 +1,6 @@
 """VaultService: secrets."""
 
-from metamorph.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
 
 from metamorphd.clock import Clock
 from metamorphd.models.caller import Scope

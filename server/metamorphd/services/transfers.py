@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-from metamorph.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
 
 from metamorphd.errors import FieldViolation, PermissionMissing, RequestInvalid
 from metamorphd.models.caller import Scope

@@ -3,8 +3,8 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-from metamorph.vault.v1 import usage_pb2
-from metamorph.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1 import usage_pb2
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
 
 from metamorphd.clock import Clock, day_of
 from metamorphd.leaving.vaults import Leaving

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import grpc
 import pytest
-from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorph_client.vault.v1.vault_service_pb2 import WhoAmIRequest
 
 from tests.support.caller import Caller
 from tests.support.serving import Serving

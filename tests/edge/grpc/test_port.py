@@ -13,8 +13,8 @@ import h2.events
 import pytest
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
-from metamorph.admin.v1.admin_service_pb2 import GetServerInfoRequest
-from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest, WhoAmIResponse
+from metamorph_client.admin.v1.admin_service_pb2 import GetServerInfoRequest
+from metamorph_client.vault.v1.vault_service_pb2 import WhoAmIRequest, WhoAmIResponse
 from metamorphd.edge.grpc.port import CONCURRENT_STREAMS, KEEPALIVE_SECONDS, LARGEST_REQUEST, SHORTEST_PING_SECONDS
 from metamorphd.edge.grpc.service_config import client_configuration
 from metamorphd.errors import StartupRefused

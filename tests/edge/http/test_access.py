@@ -5,8 +5,8 @@ from typing import Any
 
 import httpx
 import pytest
-from metamorph.admin.v1.admin_service_pb2 import RevokeTokensRequest
-from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorph_client.admin.v1.admin_service_pb2 import RevokeTokensRequest
+from metamorph_client.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.clock import Clock
 from metamorphd.edge.grpc.health import Health
 from metamorphd.edge.http.access import Access

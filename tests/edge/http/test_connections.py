@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorph_client.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.clock import Clock
 from metamorphd.edge.connections import ConnectionLimits, connection_limits
 from metamorphd.edge.http import protocol

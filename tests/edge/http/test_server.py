@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import httpx
-from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorph_client.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.clock import Clock
 from metamorphd.edge.grpc.health import Health
 from metamorphd.edge.http.access import Access

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1.message_pb2 import (
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1.message_pb2 import (
     ContentBlock,
     DocumentBlock,
     ImageBlock,

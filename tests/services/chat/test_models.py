@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import generation_pb2
-from metamorph.vault.v1 import vault_service_pb2 as vault_pb
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import generation_pb2
+from metamorph_client.vault.v1 import vault_service_pb2 as vault_pb
 
 from tests.support.caller import Caller, send_request
 from tests.support.fakes.messages_api import FakeMessagesApi

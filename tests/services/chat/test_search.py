@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import message_pb2
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import message_pb2
 
 from tests.support.caller import Caller
 from tests.support.refusal import refused

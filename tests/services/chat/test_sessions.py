@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1.session_pb2 import Session
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1.session_pb2 import Session
 
 from tests.support.caller import Caller, send_request, text_of
 from tests.support.refusal import refused

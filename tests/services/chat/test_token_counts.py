@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
 
 from tests.support.caller import Caller, send_request
 from tests.support.fakes.messages_api import FakeMessagesApi

@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 import pytest
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import chat_service_pb2_grpc
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import chat_service_pb2_grpc
 from metamorphd.services.chat import uploads
 from metamorphd.services.chat.uploads import UPLOADS_OF_A_VAULT
 

@@ -12,7 +12,7 @@ import apsw
 import httpx
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from metamorph.admin.v1.admin_service_pb2 import GetServerInfoRequest
+from metamorph_client.admin.v1.admin_service_pb2 import GetServerInfoRequest
 from metamorphd.edge.grpc import health
 from metamorphd.models.store_check import StoreCheck
 from metamorphd.store.sqlite import check

@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from pathlib import Path
 
-from metamorph.chat.v1 import turn_pb2
+from metamorph_client.chat.v1 import turn_pb2
 from metamorphd.store.sqlite.database import SqliteDatabase
 
 from tests.store.sqlite.faulty_vfs import FaultyVFS

@@ -9,8 +9,8 @@ import grpc
 import httpx
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1.message_pb2 import ContentBlock, ImageBlock
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1.message_pb2 import ContentBlock, ImageBlock
 from metamorphd.errors import StorageFull
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.store.messages import delete_message

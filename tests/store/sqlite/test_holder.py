@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from metamorph.admin.v1.admin_service_pb2 import FINDING_STATUS_FAILED, GetServerInfoRequest
+from metamorph_client.admin.v1.admin_service_pb2 import FINDING_STATUS_FAILED, GetServerInfoRequest
 from metamorphd.errors import StartupRefused
 from metamorphd.store.sqlite import writer
 from metamorphd.store.sqlite.holder import holder_of

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Self
 
 import grpc
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import turn_pb2
-from metamorph.chat.v1.turn_pb2 import TurnEvent, TurnFinished, TurnStarted
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import turn_pb2
+from metamorph_client.chat.v1.turn_pb2 import TurnEvent, TurnFinished, TurnStarted
 
 TURN_ID = "turn_1"
 # The script of a stream: events, and a code if it does not end OK.

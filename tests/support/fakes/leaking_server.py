@@ -3,9 +3,9 @@
 from typing import Any, Self
 
 import grpc
-from metamorph.chat.v1 import chat_service_pb2 as chat
-from metamorph.chat.v1.session_pb2 import Session
-from metamorph.vault.v1 import vault_service_pb2 as vault
+from metamorph_client.chat.v1 import chat_service_pb2 as chat
+from metamorph_client.chat.v1.session_pb2 import Session
+from metamorph_client.vault.v1 import vault_service_pb2 as vault
 
 
 class LeakingServer:

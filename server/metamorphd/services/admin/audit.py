@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from functools import partial
 
-from metamorph.admin.v1 import admin_service_pb2 as pb
+from metamorph_client.admin.v1 import admin_service_pb2 as pb
 
 from metamorphd.audit.verification import Position, Verification
 from metamorphd.errors import PageTokenInvalid

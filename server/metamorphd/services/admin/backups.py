@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from metamorph.admin.v1 import admin_service_pb2 as pb
+from metamorph_client.admin.v1 import admin_service_pb2 as pb
 
 from metamorphd.audit.recording import Recorder
 from metamorphd.backups.backups import Backups

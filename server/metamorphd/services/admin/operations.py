@@ -1,6 +1,6 @@
 """AdminService: operations."""
 
-from metamorph.admin.v1 import admin_service_pb2 as pb
+from metamorph_client.admin.v1 import admin_service_pb2 as pb
 
 from metamorphd.models.caller import Scope
 from metamorphd.operations import Operations

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from metamorph.admin.v1 import admin_service_pb2 as pb
+from metamorph_client.admin.v1 import admin_service_pb2 as pb
 
 from metamorphd.audit.recording import Recorder
 from metamorphd.audit.verification import Verification

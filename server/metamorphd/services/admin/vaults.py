@@ -2,7 +2,7 @@
 
 import asyncio
 
-from metamorph.admin.v1 import admin_service_pb2 as pb
+from metamorph_client.admin.v1 import admin_service_pb2 as pb
 
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock

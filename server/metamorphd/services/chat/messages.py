@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
 
 from metamorphd.clock import Clock
 from metamorphd.errors import FieldViolation, RequestInvalid

@@ -1,7 +1,7 @@
 """ChatService: models."""
 
-from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import model_pb2
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import model_pb2
 
 from metamorphd.catalog import Catalog, CatalogModel, Price
 from metamorphd.models.caller import Scope

@@ -1,6 +1,6 @@
 """ChatService: sessions."""
 
-from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
 
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 
-from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
 
 from metamorphd.chat.engine import Regeneration, Send, TurnEngine
 from metamorphd.clock import Clock

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from weakref import WeakValueDictionary
 
-from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph_client.chat.v1 import chat_service_pb2 as pb
 
 from metamorphd.errors import AttachmentTooLarge, AttachmentTypeMismatch, FieldViolation, RequestInvalid, SenderTooSlow
 from metamorphd.models.attachment import Upload

@@ -1,6 +1,6 @@
 """Converts attachments to protobuf."""
 
-from metamorph.chat.v1 import attachment_pb2
+from metamorph_client.chat.v1 import attachment_pb2
 
 from metamorphd.models.attachment import Attachment
 from metamorphd.services.convert.time import timestamp

@@ -1,7 +1,7 @@
 """Converts what an audit reads to protobuf and back."""
 
-from metamorph.vault.v1 import audit_pb2
-from metamorph.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1 import audit_pb2
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
 
 from metamorphd.models.audit import AuditEvent, AuditFilter
 from metamorphd.services.convert.change import RESOURCES, VERBS

@@ -1,7 +1,7 @@
 """Converts what a verification of logs finds to protobuf and back."""
 
-from metamorph.admin.v1 import admin_service_pb2 as pb
-from metamorph.admin.v1 import audit_pb2
+from metamorph_client.admin.v1 import admin_service_pb2 as pb
+from metamorph_client.admin.v1 import audit_pb2
 
 from metamorphd.models.audit import AuditReport, LogHead
 from metamorphd.models.caller import SERVER_LOG

@@ -1,6 +1,6 @@
 """Converts backups to protobuf."""
 
-from metamorph.admin.v1 import backup_pb2
+from metamorph_client.admin.v1 import backup_pb2
 
 from metamorphd.models.backup import Backup
 from metamorphd.services.convert.time import timestamp

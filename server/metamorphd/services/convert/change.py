@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from metamorph.vault.v1 import change_pb2
-from metamorph.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1 import change_pb2
+from metamorph_client.vault.v1 import vault_service_pb2 as pb
 
 from metamorphd.models.change import Change, ChangedResource, ChangeFilter, ChangeVerb
 from metamorphd.services.convert.time import timestamp

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from metamorph.chat.v1 import message_pb2
+from metamorph_client.chat.v1 import message_pb2
 
 from metamorphd.errors import FieldViolation, RequestInvalid
 from metamorphd.models.attachment import Upload

@@ -1,6 +1,6 @@
 """Converts exports to protobuf."""
 
-from metamorph.vault.v1 import export_pb2
+from metamorph_client.vault.v1 import export_pb2
 
 from metamorphd.models.export import Export
 from metamorphd.services.convert.time import timestamp

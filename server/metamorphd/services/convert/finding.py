@@ -1,6 +1,6 @@
 """Converts findings to protobuf."""
 
-from metamorph.admin.v1 import admin_service_pb2
+from metamorph_client.admin.v1 import admin_service_pb2
 
 from metamorphd.models.finding import Finding
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from metamorph.chat.v1 import generation_pb2
+from metamorph_client.chat.v1 import generation_pb2
 
 from metamorphd.errors import ContentTooLarge, FieldViolation, RequestInvalid
 from metamorphd.llm.json_object import json_object

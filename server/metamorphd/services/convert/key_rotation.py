@@ -1,6 +1,6 @@
 """Converts the state of a rotation to protobuf."""
 
-from metamorph.admin.v1 import admin_service_pb2
+from metamorph_client.admin.v1 import admin_service_pb2
 
 from metamorphd.models.data_key import KeyRotation
 from metamorphd.services.convert.time import timestamp

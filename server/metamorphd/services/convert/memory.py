@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from metamorph.vault.v1 import memory_pb2
+from metamorph_client.vault.v1 import memory_pb2
 
 from metamorphd.errors import FieldViolation, RequestInvalid
 from metamorphd.models.memory import Memory, MemoryChanges, MemoryMatch, MemoryType, NewMemory

@@ -1,6 +1,6 @@
 """Converts messages to protobuf."""
 
-from metamorph.chat.v1 import chat_service_pb2, message_pb2
+from metamorph_client.chat.v1 import chat_service_pb2, message_pb2
 
 from metamorphd.models.content import CONTENT_BYTES, content_within
 from metamorphd.models.message import Message, MessageMatch, Role

@@ -1,6 +1,6 @@
 """Converts operations to protobuf."""
 
-from metamorph.vault.v1 import operation_pb2
+from metamorph_client.vault.v1 import operation_pb2
 
 from metamorphd.models.operation import Operation
 from metamorphd.services.convert.time import timestamp

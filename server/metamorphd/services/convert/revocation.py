@@ -1,7 +1,7 @@
 """Converts revocations to protobuf."""
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from metamorph.admin.v1 import admin_service_pb2
+from metamorph_client.admin.v1 import admin_service_pb2
 
 from metamorphd.models.revocation import Revocation
 from metamorphd.services.convert.time import timestamp

@@ -1,6 +1,6 @@
 """Converts secrets to protobuf and back."""
 
-from metamorph.vault.v1 import secret_pb2, vault_service_pb2
+from metamorph_client.vault.v1 import secret_pb2, vault_service_pb2
 
 from metamorphd.models.secret import NewVersion, Secret, SecretVersion
 from metamorphd.services.convert.time import microseconds, timestamp

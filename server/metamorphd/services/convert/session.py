@@ -1,6 +1,6 @@
 """Converts sessions to protobuf."""
 
-from metamorph.chat.v1 import session_pb2
+from metamorph_client.chat.v1 import session_pb2
 
 from metamorphd.models.session import Session
 from metamorphd.services.convert.time import set_timestamp

@@ -2,7 +2,7 @@
 
 from typing import TypeVar
 
-from metamorph.chat.v1 import chat_service_pb2, turn_pb2
+from metamorph_client.chat.v1 import chat_service_pb2, turn_pb2
 
 from metamorphd.models.content import text_of
 from metamorphd.models.turn import (

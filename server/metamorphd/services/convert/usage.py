@@ -1,7 +1,7 @@
 """Converts usage to protobuf, and queries for it from protobuf."""
 
-from metamorph.chat.v1 import message_pb2
-from metamorph.vault.v1 import usage_pb2, vault_service_pb2
+from metamorph_client.chat.v1 import message_pb2
+from metamorph_client.vault.v1 import usage_pb2, vault_service_pb2
 
 from metamorphd.errors import FieldViolation, RequestInvalid
 from metamorphd.models.usage import SubjectKind, Usage, UsageRow

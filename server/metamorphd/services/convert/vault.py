@@ -1,7 +1,7 @@
 """Converts vaults, budgets and usage to protobuf and back."""
 
-from metamorph.admin.v1 import admin_service_pb2
-from metamorph.vault.v1 import usage_pb2, vault_service_pb2
+from metamorph_client.admin.v1 import admin_service_pb2
+from metamorph_client.vault.v1 import usage_pb2, vault_service_pb2
 
 from metamorphd.models.vault import Budget, BudgetStatus, StorageStatus, SubjectBudgets, Vault, VaultLimits
 from metamorphd.services.convert.time import timestamp

@@ -1,6 +1,6 @@
 """Converts what operators see of vaults to protobuf."""
 
-from metamorph.admin.v1 import admin_service_pb2, vault_pb2
+from metamorph_client.admin.v1 import admin_service_pb2, vault_pb2
 
 from metamorphd.models.vault import VaultState
 from metamorphd.models.vault_stats import Spending, VaultStats, VaultSummary

@@ -1,6 +1,6 @@
 """Converts the states of vaults to protobuf."""
 
-from metamorph.admin.v1 import vault_pb2 as pb
+from metamorph_client.admin.v1 import vault_pb2 as pb
 
 from metamorphd.models.vault import VaultState, VaultStatus
 from metamorphd.services.convert.time import timestamp

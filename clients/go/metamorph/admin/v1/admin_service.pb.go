@@ -9,7 +9,6 @@
 package adminv1
 
 import (
-	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -3442,229 +3441,221 @@ var File_metamorph_admin_v1_admin_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/admin/v1/audit.proto\x1a\x1fmetamorph/admin/v1/backup.proto\x1a\x1emetamorph/admin/v1/vault.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/audit.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1emetamorph/vault/v1/usage.proto\"|\n" +
+	"&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/admin/v1/audit.proto\x1a\x1fmetamorph/admin/v1/backup.proto\x1a\x1emetamorph/admin/v1/vault.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/audit.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1emetamorph/vault/v1/usage.proto\"f\n" +
 	"\n" +
-	"UserTokens\x12#\n" +
+	"UserTokens\x12\x1b\n" +
 	"\auser_id\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x06userId\x12I\n" +
-	"\rissued_before\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\fissuedBefore\"\xa1\x02\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x02\x12;\n" +
+	"\rissued_before\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00\"\xda\x01\n" +
 	"\n" +
-	"Revocation\x12#\n" +
-	"\rrevocation_id\x18\x01 \x01(\tR\frevocationId\x12\x19\n" +
-	"\bvault_id\x18\x02 \x01(\tR\avaultId\x12\x1b\n" +
-	"\btoken_id\x18\x03 \x01(\tH\x00R\atokenId\x12A\n" +
-	"\vuser_tokens\x18\x04 \x01(\v2\x1e.metamorph.admin.v1.UserTokensH\x00R\n" +
-	"userTokens\x12\x12\n" +
-	"\x04note\x18\x05 \x01(\tR\x04note\x12\x18\n" +
-	"\acreator\x18\x06 \x01(\tR\acreator\x12;\n" +
-	"\vcreate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTimeB\b\n" +
-	"\x06tokens\"\xf7\x01\n" +
-	"\x13RevokeTokensRequest\x12E\n" +
-	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\x12'\n" +
+	"Revocation\x12\x15\n" +
+	"\rrevocation_id\x18\x01 \x01(\t\x12\x10\n" +
+	"\bvault_id\x18\x02 \x01(\t\x12\x12\n" +
+	"\btoken_id\x18\x03 \x01(\tH\x00\x125\n" +
+	"\vuser_tokens\x18\x04 \x01(\v2\x1e.metamorph.admin.v1.UserTokensH\x00\x12\f\n" +
+	"\x04note\x18\x05 \x01(\t\x12\x0f\n" +
+	"\acreator\x18\x06 \x01(\t\x12/\n" +
+	"\vcreate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampB\b\n" +
+	"\x06tokens\"\xd3\x01\n" +
+	"\x13RevokeTokensRequest\x12<\n" +
+	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\x12\x1e\n" +
 	"\btoken_id\x18\x02 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x02H\x00R\atokenId\x12A\n" +
-	"\vuser_tokens\x18\x03 \x01(\v2\x1e.metamorph.admin.v1.UserTokensH\x00R\n" +
-	"userTokens\x12\x1c\n" +
-	"\x04note\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\x04noteB\x0f\n" +
-	"\x06tokens\x12\x05\xbaH\x02\b\x01\"V\n" +
-	"\x14RevokeTokensResponse\x12>\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x02H\x00\x125\n" +
+	"\vuser_tokens\x18\x03 \x01(\v2\x1e.metamorph.admin.v1.UserTokensH\x00\x12\x16\n" +
+	"\x04note\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03B\x0f\n" +
+	"\x06tokens\x12\x05\xbaH\x02\b\x01\"J\n" +
+	"\x14RevokeTokensResponse\x122\n" +
 	"\n" +
-	"revocation\x18\x01 \x01(\v2\x1e.metamorph.admin.v1.RevocationR\n" +
-	"revocation\"\xb1\x01\n" +
-	"\x16ListRevocationsRequest\x12H\n" +
-	"\bvault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$R\avaultId\x12$\n" +
-	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"revocation\x18\x01 \x01(\v2\x1e.metamorph.admin.v1.Revocation\"\x93\x01\n" +
+	"\x16ListRevocationsRequest\x12?\n" +
+	"\bvault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$\x12\x1a\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00\x12\x1c\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"\x83\x01\n" +
-	"\x17ListRevocationsResponse\x12@\n" +
-	"\vrevocations\x18\x01 \x03(\v2\x1e.metamorph.admin.v1.RevocationR\vrevocations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd7\x02\n" +
-	"\vVaultLimits\x12E\n" +
-	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\x122\n" +
-	"\x06budget\x18\x02 \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x06budget\x12;\n" +
-	"\vupdate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\x121\n" +
-	"\rstorage_bytes\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\fstorageBytes\x88\x01\x01\x12K\n" +
-	"\x0fsubject_budgets\x18\x05 \x01(\v2\".metamorph.vault.v1.SubjectBudgetsR\x0esubjectBudgetsB\x10\n" +
-	"\x0e_storage_bytes\"^\n" +
-	"\x15GetVaultLimitsRequest\x12E\n" +
-	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\"Q\n" +
-	"\x16GetVaultLimitsResponse\x127\n" +
-	"\x06limits\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultLimitsR\x06limits\"\xa0\x01\n" +
-	"\x18UpdateVaultLimitsRequest\x12?\n" +
-	"\x06limits\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultLimitsB\x06\xbaH\x03\xc8\x01\x01R\x06limits\x12C\n" +
-	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\n" +
-	"updateMask\"p\n" +
-	"\x19UpdateVaultLimitsResponse\x127\n" +
-	"\x06limits\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultLimitsR\x06limits\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"\xa6\x01\n" +
-	"\x11ListVaultsRequest\x12B\n" +
-	"\x05state\x18\x01 \x01(\x0e2\x1e.metamorph.admin.v1.VaultStateB\f\xbaH\t\x82\x01\x06\x18\x00\x18\x02\x18\x03R\x05state\x12$\n" +
-	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\b\"g\n" +
+	"\x17ListRevocationsResponse\x123\n" +
+	"\vrevocations\x18\x01 \x03(\v2\x1e.metamorph.admin.v1.Revocation\x12\x17\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\t\"\x9c\x02\n" +
+	"\vVaultLimits\x12<\n" +
+	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\x12*\n" +
+	"\x06budget\x18\x02 \x01(\v2\x1a.metamorph.vault.v1.Budget\x12/\n" +
+	"\vupdate_time\x18\x03 \x01(\v2\x1a.google.protobuf.Timestamp\x12#\n" +
+	"\rstorage_bytes\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12;\n" +
+	"\x0fsubject_budgets\x18\x05 \x01(\v2\".metamorph.vault.v1.SubjectBudgetsB\x10\n" +
+	"\x0e_storage_bytes\"U\n" +
+	"\x15GetVaultLimitsRequest\x12<\n" +
+	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\"I\n" +
+	"\x16GetVaultLimitsResponse\x12/\n" +
+	"\x06limits\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultLimits\"\x8c\x01\n" +
+	"\x18UpdateVaultLimitsRequest\x127\n" +
+	"\x06limits\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultLimitsB\x06\xbaH\x03\xc8\x01\x01\x127\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\"^\n" +
+	"\x19UpdateVaultLimitsResponse\x12/\n" +
+	"\x06limits\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultLimits\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\"\x8a\x01\n" +
+	"\x11ListVaultsRequest\x12;\n" +
+	"\x05state\x18\x01 \x01(\x0e2\x1e.metamorph.admin.v1.VaultStateB\f\xbaH\t\x82\x01\x06\x18\x00\x18\x02\x18\x03\x12\x1a\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00\x12\x1c\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"v\n" +
-	"\x12ListVaultsResponse\x128\n" +
-	"\x06vaults\x18\x01 \x03(\v2 .metamorph.admin.v1.VaultSummaryR\x06vaults\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"]\n" +
-	"\x14GetVaultStatsRequest\x12E\n" +
-	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\"\xd2\x04\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\b\"_\n" +
+	"\x12ListVaultsResponse\x120\n" +
+	"\x06vaults\x18\x01 \x03(\v2 .metamorph.admin.v1.VaultSummary\x12\x17\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\t\"T\n" +
+	"\x14GetVaultStatsRequest\x12<\n" +
+	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\"\xb9\x03\n" +
 	"\n" +
-	"VaultStats\x12:\n" +
-	"\asummary\x18\x01 \x01(\v2 .metamorph.admin.v1.VaultSummaryR\asummary\x12#\n" +
-	"\rsession_count\x18\x02 \x01(\x03R\fsessionCount\x12#\n" +
-	"\rmessage_count\x18\x03 \x01(\x03R\fmessageCount\x12\x1d\n" +
+	"VaultStats\x121\n" +
+	"\asummary\x18\x01 \x01(\v2 .metamorph.admin.v1.VaultSummary\x12\x15\n" +
+	"\rsession_count\x18\x02 \x01(\x03\x12\x15\n" +
+	"\rmessage_count\x18\x03 \x01(\x03\x12\x12\n" +
 	"\n" +
-	"turn_count\x18\x04 \x01(\x03R\tturnCount\x12,\n" +
-	"\x12running_turn_count\x18\x05 \x01(\x05R\x10runningTurnCount\x12)\n" +
-	"\x10attachment_count\x18\x06 \x01(\x03R\x0fattachmentCount\x12!\n" +
-	"\fsecret_count\x18\a \x01(\x03R\vsecretCount\x12!\n" +
-	"\fmemory_count\x18\b \x01(\x03R\vmemoryCount\x12;\n" +
-	"\astorage\x18\t \x01(\v2!.metamorph.vault.v1.StorageStatusR\astorage\x12:\n" +
+	"turn_count\x18\x04 \x01(\x03\x12\x1a\n" +
+	"\x12running_turn_count\x18\x05 \x01(\x05\x12\x18\n" +
+	"\x10attachment_count\x18\x06 \x01(\x03\x12\x14\n" +
+	"\fsecret_count\x18\a \x01(\x03\x12\x14\n" +
+	"\fmemory_count\x18\b \x01(\x03\x122\n" +
+	"\astorage\x18\t \x01(\v2!.metamorph.vault.v1.StorageStatus\x121\n" +
 	"\abudgets\x18\n" +
-	" \x03(\v2 .metamorph.vault.v1.BudgetStatusR\abudgets\x122\n" +
-	"\x06budget\x18\v \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x06budget\x127\n" +
-	"\x06limits\x18\f \x01(\v2\x1f.metamorph.admin.v1.VaultLimitsR\x06limits\x12\x1a\n" +
-	"\brevision\x18\r \x01(\x03R\brevision\"M\n" +
-	"\x15GetVaultStatsResponse\x124\n" +
-	"\x05stats\x18\x01 \x01(\v2\x1e.metamorph.admin.v1.VaultStatsR\x05stats\"\x80\x01\n" +
-	"\x13SuspendVaultRequest\x12E\n" +
-	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\x12\"\n" +
+	" \x03(\v2 .metamorph.vault.v1.BudgetStatus\x12*\n" +
+	"\x06budget\x18\v \x01(\v2\x1a.metamorph.vault.v1.Budget\x12/\n" +
+	"\x06limits\x18\f \x01(\v2\x1f.metamorph.admin.v1.VaultLimits\x12\x10\n" +
+	"\brevision\x18\r \x01(\x03\"F\n" +
+	"\x15GetVaultStatsResponse\x12-\n" +
+	"\x05stats\x18\x01 \x01(\v2\x1e.metamorph.admin.v1.VaultStats\"o\n" +
+	"\x13SuspendVaultRequest\x12<\n" +
+	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\x12\x1a\n" +
 	"\x06reason\x18\x02 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\xf4\x03R\x06reason\"\x99\x01\n" +
-	"\x14SuspendVaultResponse\x127\n" +
-	"\x06status\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultStatusR\x06status\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\x12,\n" +
-	"\x12running_turn_count\x18\x03 \x01(\x05R\x10runningTurnCount\"[\n" +
-	"\x12ResumeVaultRequest\x12E\n" +
-	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\"j\n" +
-	"\x13ResumeVaultResponse\x127\n" +
-	"\x06status\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultStatusR\x06status\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"\xa7\x01\n" +
-	"\tStoreInfo\x12\x16\n" +
-	"\x06engine\x18\x01 \x01(\tR\x06engine\x12%\n" +
-	"\x0eengine_version\x18\x02 \x01(\tR\rengineVersion\x12%\n" +
-	"\x0eschema_version\x18\x03 \x01(\x05R\rschemaVersion\x124\n" +
-	"\x05check\x18\x04 \x01(\v2\x1e.metamorph.admin.v1.StoreCheckR\x05check\"\x81\x01\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xf4\x03\"u\n" +
+	"\x14SuspendVaultResponse\x12/\n" +
+	"\x06status\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultStatus\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\x12\x1a\n" +
+	"\x12running_turn_count\x18\x03 \x01(\x05\"R\n" +
+	"\x12ResumeVaultRequest\x12<\n" +
+	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\"X\n" +
+	"\x13ResumeVaultResponse\x12/\n" +
+	"\x06status\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultStatus\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\"z\n" +
+	"\tStoreInfo\x12\x0e\n" +
+	"\x06engine\x18\x01 \x01(\t\x12\x16\n" +
+	"\x0eengine_version\x18\x02 \x01(\t\x12\x16\n" +
+	"\x0eschema_version\x18\x03 \x01(\x05\x12-\n" +
+	"\x05check\x18\x04 \x01(\v2\x1e.metamorph.admin.v1.StoreCheck\"a\n" +
 	"\n" +
-	"StoreCheck\x12?\n" +
-	"\rcomplete_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\fcompleteTime\x12\x16\n" +
-	"\x06faults\x18\x02 \x03(\tR\x06faults\x12\x1a\n" +
-	"\bprogress\x18\x03 \x01(\x01R\bprogress\"\xa6\x01\n" +
-	"\x0eErasureBacklog\x12%\n" +
-	"\x0eresource_count\x18\x01 \x01(\x05R\rresourceCount\x12#\n" +
-	"\rmessage_count\x18\x02 \x01(\x03R\fmessageCount\x12H\n" +
-	"\x12oldest_delete_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x10oldestDeleteTime\"\x84\x01\n" +
-	"\aFinding\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
-	"\x06status\x18\x02 \x01(\x0e2!.metamorph.admin.v1.FindingStatusR\x06status\x12\x12\n" +
-	"\x04what\x18\x03 \x01(\tR\x04what\x12\x16\n" +
-	"\x06remedy\x18\x04 \x01(\tR\x06remedy\"\x16\n" +
-	"\x14GetServerInfoRequest\"\xd0\x04\n" +
-	"\x15GetServerInfoResponse\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\tR\aversion\x123\n" +
-	"\x05store\x18\x02 \x01(\v2\x1d.metamorph.admin.v1.StoreInfoR\x05store\x129\n" +
+	"StoreCheck\x121\n" +
+	"\rcomplete_time\x18\x01 \x01(\v2\x1a.google.protobuf.Timestamp\x12\x0e\n" +
+	"\x06faults\x18\x02 \x03(\t\x12\x10\n" +
+	"\bprogress\x18\x03 \x01(\x01\"w\n" +
+	"\x0eErasureBacklog\x12\x16\n" +
+	"\x0eresource_count\x18\x01 \x01(\x05\x12\x15\n" +
+	"\rmessage_count\x18\x02 \x01(\x03\x126\n" +
+	"\x12oldest_delete_time\x18\x03 \x01(\v2\x1a.google.protobuf.Timestamp\"h\n" +
+	"\aFinding\x12\f\n" +
+	"\x04name\x18\x01 \x01(\t\x121\n" +
+	"\x06status\x18\x02 \x01(\x0e2!.metamorph.admin.v1.FindingStatus\x12\f\n" +
+	"\x04what\x18\x03 \x01(\t\x12\x0e\n" +
+	"\x06remedy\x18\x04 \x01(\t\"\x16\n" +
+	"\x14GetServerInfoRequest\"\xd8\x03\n" +
+	"\x15GetServerInfoResponse\x12\x0f\n" +
+	"\aversion\x18\x01 \x01(\t\x12,\n" +
+	"\x05store\x18\x02 \x01(\v2\x1d.metamorph.admin.v1.StoreInfo\x12.\n" +
 	"\n" +
-	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x121\n" +
-	"\x06uptime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12!\n" +
-	"\fmodel_source\x18\x05 \x01(\tR\vmodelSource\x12S\n" +
-	"\bsettings\x18\x06 \x03(\v27.metamorph.admin.v1.GetServerInfoResponse.SettingsEntryR\bsettings\x12#\n" +
-	"\rrunning_turns\x18\a \x01(\x05R\frunningTurns\x12\x1a\n" +
-	"\bwarnings\x18\b \x03(\tR\bwarnings\x12K\n" +
-	"\x0ferasure_backlog\x18\t \x01(\v2\".metamorph.admin.v1.ErasureBacklogR\x0eerasureBacklog\x127\n" +
+	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.Timestamp\x12)\n" +
+	"\x06uptime\x18\x04 \x01(\v2\x19.google.protobuf.Duration\x12\x14\n" +
+	"\fmodel_source\x18\x05 \x01(\t\x12I\n" +
+	"\bsettings\x18\x06 \x03(\v27.metamorph.admin.v1.GetServerInfoResponse.SettingsEntry\x12\x15\n" +
+	"\rrunning_turns\x18\a \x01(\x05\x12\x10\n" +
+	"\bwarnings\x18\b \x03(\t\x12;\n" +
+	"\x0ferasure_backlog\x18\t \x01(\v2\".metamorph.admin.v1.ErasureBacklog\x12-\n" +
 	"\bfindings\x18\n" +
-	" \x03(\v2\x1b.metamorph.admin.v1.FindingR\bfindings\x1a;\n" +
-	"\rSettingsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x15\n" +
-	"\x13CreateBackupRequest\"J\n" +
-	"\x14CreateBackupResponse\x122\n" +
-	"\x06backup\x18\x01 \x01(\v2\x1a.metamorph.admin.v1.BackupR\x06backup\"T\n" +
-	"\x10GetBackupRequest\x12@\n" +
-	"\x04name\x18\x01 \x01(\tB,\xbaH)r'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$R\x04name\"G\n" +
-	"\x11GetBackupResponse\x122\n" +
-	"\x06backup\x18\x01 \x01(\v2\x1a.metamorph.admin.v1.BackupR\x06backup\"c\n" +
-	"\x12ListBackupsRequest\x12$\n" +
-	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	" \x03(\v2\x1b.metamorph.admin.v1.Finding\x1a/\n" +
+	"\rSettingsEntry\x12\v\n" +
+	"\x03key\x18\x01 \x01(\t\x12\r\n" +
+	"\x05value\x18\x02 \x01(\t:\x028\x01\"\x15\n" +
+	"\x13CreateBackupRequest\"B\n" +
+	"\x14CreateBackupResponse\x12*\n" +
+	"\x06backup\x18\x01 \x01(\v2\x1a.metamorph.admin.v1.Backup\"N\n" +
+	"\x10GetBackupRequest\x12:\n" +
+	"\x04name\x18\x01 \x01(\tB,\xbaH)r'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$\"?\n" +
+	"\x11GetBackupResponse\x12*\n" +
+	"\x06backup\x18\x01 \x01(\v2\x1a.metamorph.admin.v1.Backup\"N\n" +
+	"\x12ListBackupsRequest\x12\x1a\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00\x12\x1c\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"s\n" +
-	"\x13ListBackupsResponse\x124\n" +
-	"\abackups\x18\x01 \x03(\v2\x1a.metamorph.admin.v1.BackupR\abackups\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"W\n" +
-	"\x13VerifyBackupRequest\x12@\n" +
-	"\x04name\x18\x01 \x01(\tB,\xbaH)r'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$R\x04name\"J\n" +
-	"\x14VerifyBackupResponse\x122\n" +
-	"\x06backup\x18\x01 \x01(\v2\x1a.metamorph.admin.v1.BackupR\x06backup\"z\n" +
-	"\x15DownloadBackupRequest\x12@\n" +
-	"\x04name\x18\x01 \x01(\tB,\xbaH)r'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$R\x04name\x12\x1f\n" +
-	"\x06offset\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x06offset\",\n" +
-	"\x16DownloadBackupResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"W\n" +
-	"\x13DeleteBackupRequest\x12@\n" +
-	"\x04name\x18\x01 \x01(\tB,\xbaH)r'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$R\x04name\"\x16\n" +
-	"\x14DeleteBackupResponse\":\n" +
-	"\x13PruneBackupsRequest\x12#\n" +
-	"\rvalidate_only\x18\x01 \x01(\bR\fvalidateOnly\",\n" +
-	"\x14PruneBackupsResponse\x12\x14\n" +
-	"\x05names\x18\x01 \x03(\tR\x05names\"\xca\x01\n" +
-	"\vKeyRotation\x12\x15\n" +
-	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x125\n" +
-	"\bkey_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\akeyTime\x12\x1d\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\b\"[\n" +
+	"\x13ListBackupsResponse\x12+\n" +
+	"\abackups\x18\x01 \x03(\v2\x1a.metamorph.admin.v1.Backup\x12\x17\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\t\"Q\n" +
+	"\x13VerifyBackupRequest\x12:\n" +
+	"\x04name\x18\x01 \x01(\tB,\xbaH)r'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$\"B\n" +
+	"\x14VerifyBackupResponse\x12*\n" +
+	"\x06backup\x18\x01 \x01(\v2\x1a.metamorph.admin.v1.Backup\"l\n" +
+	"\x15DownloadBackupRequest\x12:\n" +
+	"\x04name\x18\x01 \x01(\tB,\xbaH)r'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$\x12\x17\n" +
+	"\x06offset\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00\"&\n" +
+	"\x16DownloadBackupResponse\x12\f\n" +
+	"\x04data\x18\x01 \x01(\f\"Q\n" +
+	"\x13DeleteBackupRequest\x12:\n" +
+	"\x04name\x18\x01 \x01(\tB,\xbaH)r'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$\"\x16\n" +
+	"\x14DeleteBackupResponse\",\n" +
+	"\x13PruneBackupsRequest\x12\x15\n" +
+	"\rvalidate_only\x18\x01 \x01(\b\"%\n" +
+	"\x14PruneBackupsResponse\x12\r\n" +
+	"\x05names\x18\x01 \x03(\t\"\x90\x01\n" +
+	"\vKeyRotation\x12\x0e\n" +
+	"\x06key_id\x18\x01 \x01(\t\x12,\n" +
+	"\bkey_time\x18\x02 \x01(\v2\x1a.google.protobuf.Timestamp\x12\x12\n" +
 	"\n" +
-	"left_count\x18\x03 \x01(\x05R\tleftCount\x12+\n" +
-	"\x11unavailable_count\x18\x04 \x01(\x05R\x10unavailableCount\x12!\n" +
-	"\foperation_id\x18\x05 \x01(\tR\voperationId\"\x17\n" +
-	"\x15RotateDataKeysRequest\"U\n" +
-	"\x16RotateDataKeysResponse\x12;\n" +
-	"\brotation\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.KeyRotationR\brotation\"\x17\n" +
-	"\x15GetKeyRotationRequest\"U\n" +
-	"\x16GetKeyRotationResponse\x12;\n" +
-	"\brotation\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.KeyRotationR\brotation\"\\\n" +
-	"\x13ReleaseVaultRequest\x12E\n" +
-	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\"O\n" +
-	"\x14ReleaseVaultResponse\x127\n" +
-	"\x06status\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultStatusR\x06status\"\x90\x01\n" +
-	"\x16GetAnyOperationRequest\x12H\n" +
-	"\bvault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$R\avaultId\x12,\n" +
-	"\foperation_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\voperationId\"V\n" +
-	"\x17GetAnyOperationResponse\x12;\n" +
-	"\toperation\x18\x01 \x01(\v2\x1d.metamorph.vault.v1.OperationR\toperation\"\xc5\x01\n" +
-	"\x18ListAllOperationsRequest\x12M\n" +
-	"\bvault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$H\x00R\avaultId\x88\x01\x01\x12$\n" +
-	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"left_count\x18\x03 \x01(\x05\x12\x19\n" +
+	"\x11unavailable_count\x18\x04 \x01(\x05\x12\x14\n" +
+	"\foperation_id\x18\x05 \x01(\t\"\x17\n" +
+	"\x15RotateDataKeysRequest\"K\n" +
+	"\x16RotateDataKeysResponse\x121\n" +
+	"\brotation\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.KeyRotation\"\x17\n" +
+	"\x15GetKeyRotationRequest\"K\n" +
+	"\x16GetKeyRotationResponse\x121\n" +
+	"\brotation\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.KeyRotation\"S\n" +
+	"\x13ReleaseVaultRequest\x12<\n" +
+	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\"G\n" +
+	"\x14ReleaseVaultResponse\x12/\n" +
+	"\x06status\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultStatus\"z\n" +
+	"\x16GetAnyOperationRequest\x12?\n" +
+	"\bvault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$\x12\x1f\n" +
+	"\foperation_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"K\n" +
+	"\x17GetAnyOperationResponse\x120\n" +
+	"\toperation\x18\x01 \x01(\v2\x1d.metamorph.vault.v1.Operation\"\xa7\x01\n" +
+	"\x18ListAllOperationsRequest\x12D\n" +
+	"\bvault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$H\x00\x88\x01\x01\x12\x1a\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00\x12\x1c\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageTokenB\v\n" +
-	"\t_vault_id\"\x82\x01\n" +
-	"\x19ListAllOperationsResponse\x12=\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bB\v\n" +
+	"\t_vault_id\"g\n" +
+	"\x19ListAllOperationsResponse\x121\n" +
 	"\n" +
-	"operations\x18\x01 \x03(\v2\x1d.metamorph.vault.v1.OperationR\n" +
-	"operations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x93\x01\n" +
-	"\x19CancelAnyOperationRequest\x12H\n" +
-	"\bvault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$R\avaultId\x12,\n" +
-	"\foperation_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\voperationId\"Y\n" +
-	"\x1aCancelAnyOperationResponse\x12;\n" +
-	"\toperation\x18\x01 \x01(\v2\x1d.metamorph.vault.v1.OperationR\toperation\"\xf3\x01\n" +
-	"\x1cListServerAuditEventsRequest\x12$\n" +
-	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"operations\x18\x01 \x03(\v2\x1d.metamorph.vault.v1.Operation\x12\x17\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\t\"}\n" +
+	"\x19CancelAnyOperationRequest\x12?\n" +
+	"\bvault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$\x12\x1f\n" +
+	"\foperation_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"N\n" +
+	"\x1aCancelAnyOperationResponse\x120\n" +
+	"\toperation\x18\x01 \x01(\v2\x1d.metamorph.vault.v1.Operation\"\xca\x01\n" +
+	"\x1cListServerAuditEventsRequest\x12\x1a\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00\x12\x1c\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12C\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\b\x128\n" +
 	"\n" +
-	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\tstartTime\x12?\n" +
-	"\bend_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\aendTime\"\x8a\x01\n" +
-	"\x1dListServerAuditEventsResponse\x12A\n" +
-	"\faudit_events\x18\x01 \x03(\v2\x1e.metamorph.vault.v1.AuditEventR\vauditEvents\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x88\x01\n" +
-	"\x15VerifyAuditLogRequest\x12+\n" +
-	"\fresume_token\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\vresumeToken\x12B\n" +
-	"\aanchors\x18\x02 \x03(\v2\x1d.metamorph.admin.v1.AuditHeadB\t\xbaH\x06\x92\x01\x03\x10\xf4\x03R\aanchors\"\xf6\x01\n" +
-	"\x16VerifyAuditLogResponse\x12\x1f\n" +
-	"\ventry_count\x18\x01 \x01(\x03R\n" +
-	"entryCount\x12+\n" +
-	"\x11unprotected_count\x18\x02 \x01(\x03R\x10unprotectedCount\x126\n" +
-	"\x06faults\x18\x03 \x03(\v2\x1e.metamorph.admin.v1.AuditFaultR\x06faults\x123\n" +
-	"\x05heads\x18\x04 \x03(\v2\x1d.metamorph.admin.v1.AuditHeadR\x05heads\x12!\n" +
-	"\fresume_token\x18\x05 \x01(\tR\vresumeToken*}\n" +
+	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00\x126\n" +
+	"\bend_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00\"n\n" +
+	"\x1dListServerAuditEventsResponse\x124\n" +
+	"\faudit_events\x18\x01 \x03(\v2\x1e.metamorph.vault.v1.AuditEvent\x12\x17\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\t\"r\n" +
+	"\x15VerifyAuditLogRequest\x12\x1e\n" +
+	"\fresume_token\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\b\x129\n" +
+	"\aanchors\x18\x02 \x03(\v2\x1d.metamorph.admin.v1.AuditHeadB\t\xbaH\x06\x92\x01\x03\x10\xf4\x03\"\xbc\x01\n" +
+	"\x16VerifyAuditLogResponse\x12\x13\n" +
+	"\ventry_count\x18\x01 \x01(\x03\x12\x19\n" +
+	"\x11unprotected_count\x18\x02 \x01(\x03\x12.\n" +
+	"\x06faults\x18\x03 \x03(\v2\x1e.metamorph.admin.v1.AuditFault\x12,\n" +
+	"\x05heads\x18\x04 \x03(\v2\x1d.metamorph.admin.v1.AuditHead\x12\x14\n" +
+	"\fresume_token\x18\x05 \x01(\t*}\n" +
 	"\rFindingStatus\x12\x1e\n" +
 	"\x1aFINDING_STATUS_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11FINDING_STATUS_OK\x10\x01\x12\x1a\n" +

@@ -9,7 +9,6 @@
 package adminv1
 
 import (
-	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -233,16 +232,16 @@ var File_metamorph_admin_v1_audit_proto protoreflect.FileDescriptor
 
 const file_metamorph_admin_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x1emetamorph/admin/v1/audit.proto\x12\x12metamorph.admin.v1\x1a\x1bbuf/validate/validate.proto\"{\n" +
+	"\x1emetamorph/admin/v1/audit.proto\x12\x12metamorph.admin.v1\"b\n" +
 	"\n" +
-	"AuditFault\x12\x19\n" +
-	"\bvault_id\x18\x01 \x01(\tR\avaultId\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\x126\n" +
-	"\x04kind\x18\x03 \x01(\x0e2\".metamorph.admin.v1.AuditFaultKindR\x04kind\"\x95\x01\n" +
-	"\tAuditHead\x12H\n" +
-	"\bvault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$R\avaultId\x12#\n" +
-	"\brevision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x01R\brevision\x12\x19\n" +
-	"\x03mac\x18\x03 \x01(\fB\a\xbaH\x04z\x02h R\x03mac*\xb1\x02\n" +
+	"AuditFault\x12\x10\n" +
+	"\bvault_id\x18\x01 \x01(\t\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\x120\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\".metamorph.admin.v1.AuditFaultKind\"}\n" +
+	"\tAuditHead\x12?\n" +
+	"\bvault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$\x12\x19\n" +
+	"\brevision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x01\x12\x14\n" +
+	"\x03mac\x18\x03 \x01(\fB\a\xbaH\x04z\x02h *\xb1\x02\n" +
 	"\x0eAuditFaultKind\x12 \n" +
 	"\x1cAUDIT_FAULT_KIND_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18AUDIT_FAULT_KIND_CHANGED\x10\x01\x12\x1c\n" +

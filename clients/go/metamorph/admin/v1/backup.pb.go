@@ -341,41 +341,37 @@ var File_metamorph_admin_v1_backup_proto protoreflect.FileDescriptor
 
 const file_metamorph_admin_v1_backup_proto_rawDesc = "" +
 	"\n" +
-	"\x1fmetamorph/admin/v1/backup.proto\x12\x12metamorph.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x82\x05\n" +
-	"\x06Backup\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
-	"\x05state\x18\x02 \x01(\x0e2\x1f.metamorph.admin.v1.BackupStateR\x05state\x12;\n" +
-	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x12\x1d\n" +
+	"\x1fmetamorph/admin/v1/backup.proto\x12\x12metamorph.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x03\n" +
+	"\x06Backup\x12\f\n" +
+	"\x04name\x18\x01 \x01(\t\x12.\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1f.metamorph.admin.v1.BackupState\x12/\n" +
+	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.Timestamp\x12\x12\n" +
 	"\n" +
-	"size_bytes\x18\x04 \x01(\x03R\tsizeBytes\x12\x16\n" +
-	"\x06sha256\x18\x05 \x01(\tR\x06sha256\x12%\n" +
-	"\x0eschema_version\x18\x06 \x01(\x05R\rschemaVersion\x12H\n" +
+	"size_bytes\x18\x04 \x01(\x03\x12\x0e\n" +
+	"\x06sha256\x18\x05 \x01(\t\x12\x16\n" +
+	"\x0eschema_version\x18\x06 \x01(\x05\x12=\n" +
 	"\n" +
-	"row_counts\x18\a \x03(\v2).metamorph.admin.v1.Backup.RowCountsEntryR\trowCounts\x12\x1a\n" +
-	"\bprogress\x18\b \x01(\x01R\bprogress\x12;\n" +
-	"\vverify_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"verifyTime\x12\x14\n" +
+	"row_counts\x18\a \x03(\v2).metamorph.admin.v1.Backup.RowCountsEntry\x12\x10\n" +
+	"\bprogress\x18\b \x01(\x01\x12/\n" +
+	"\vverify_time\x18\t \x01(\v2\x1a.google.protobuf.Timestamp\x12\r\n" +
 	"\x05fault\x18\n" +
-	" \x01(\tR\x05fault\x12%\n" +
-	"\x0eserver_version\x18\v \x01(\tR\rserverVersion\x122\n" +
-	"\x04copy\x18\f \x01(\v2\x1e.metamorph.admin.v1.BackupCopyR\x04copy\x12\x1d\n" +
+	" \x01(\t\x12\x16\n" +
+	"\x0eserver_version\x18\v \x01(\t\x12,\n" +
+	"\x04copy\x18\f \x01(\v2\x1e.metamorph.admin.v1.BackupCopy\x12\x12\n" +
 	"\n" +
-	"copy_fault\x18\r \x01(\tR\tcopyFault\x12!\n" +
-	"\foperation_id\x18\x0e \x01(\tR\voperationId\x1a<\n" +
-	"\x0eRowCountsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xcf\x01\n" +
+	"copy_fault\x18\r \x01(\t\x12\x14\n" +
+	"\foperation_id\x18\x0e \x01(\t\x1a0\n" +
+	"\x0eRowCountsEntry\x12\v\n" +
+	"\x03key\x18\x01 \x01(\t\x12\r\n" +
+	"\x05value\x18\x02 \x01(\x03:\x028\x01\"\x9f\x01\n" +
 	"\n" +
-	"BackupCopy\x12\x10\n" +
-	"\x03url\x18\x01 \x01(\tR\x03url\x12\x1d\n" +
+	"BackupCopy\x12\v\n" +
+	"\x03url\x18\x01 \x01(\t\x12\x12\n" +
 	"\n" +
-	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x16\n" +
-	"\x06sha256\x18\x03 \x01(\tR\x06sha256\x12;\n" +
-	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x12;\n" +
-	"\vverify_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"verifyTime*\xc7\x01\n" +
+	"size_bytes\x18\x02 \x01(\x03\x12\x0e\n" +
+	"\x06sha256\x18\x03 \x01(\t\x12/\n" +
+	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.Timestamp\x12/\n" +
+	"\vverify_time\x18\x05 \x01(\v2\x1a.google.protobuf.Timestamp*\xc7\x01\n" +
 	"\vBackupState\x12\x1c\n" +
 	"\x18BACKUP_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15BACKUP_STATE_CREATING\x10\x01\x12\x16\n" +

@@ -322,27 +322,25 @@ var File_metamorph_admin_v1_vault_proto protoreflect.FileDescriptor
 
 const file_metamorph_admin_v1_vault_proto_rawDesc = "" +
 	"\n" +
-	"\x1emetamorph/admin/v1/vault.proto\x12\x12metamorph.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc9\x01\n" +
-	"\vVaultStatus\x12\x19\n" +
-	"\bvault_id\x18\x01 \x01(\tR\avaultId\x124\n" +
-	"\x05state\x18\x02 \x01(\x0e2\x1e.metamorph.admin.v1.VaultStateR\x05state\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05actor\x18\x04 \x01(\tR\x05actor\x12;\n" +
-	"\vchange_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"changeTime\"H\n" +
-	"\bSpending\x12\x16\n" +
-	"\x06tokens\x18\x01 \x01(\x03R\x06tokens\x12$\n" +
-	"\x0ecost_usd_nanos\x18\x02 \x01(\x03R\fcostUsdNanos\"\x85\x03\n" +
-	"\fVaultSummary\x127\n" +
-	"\x06status\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultStatusR\x06status\x12!\n" +
-	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12;\n" +
-	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x12H\n" +
-	"\x12last_activity_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x10lastActivityTime\x12!\n" +
-	"\fstored_bytes\x18\x05 \x01(\x03R\vstoredBytes\x122\n" +
-	"\x05today\x18\x06 \x01(\v2\x1c.metamorph.admin.v1.SpendingR\x05today\x12;\n" +
+	"\x1emetamorph/admin/v1/vault.proto\x12\x12metamorph.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n" +
+	"\vVaultStatus\x12\x10\n" +
+	"\bvault_id\x18\x01 \x01(\t\x12-\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1e.metamorph.admin.v1.VaultState\x12\x0e\n" +
+	"\x06reason\x18\x03 \x01(\t\x12\r\n" +
+	"\x05actor\x18\x04 \x01(\t\x12/\n" +
+	"\vchange_time\x18\x05 \x01(\v2\x1a.google.protobuf.Timestamp\"2\n" +
+	"\bSpending\x12\x0e\n" +
+	"\x06tokens\x18\x01 \x01(\x03\x12\x16\n" +
+	"\x0ecost_usd_nanos\x18\x02 \x01(\x03\"\xb3\x02\n" +
+	"\fVaultSummary\x12/\n" +
+	"\x06status\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultStatus\x12\x14\n" +
+	"\fdisplay_name\x18\x02 \x01(\t\x12/\n" +
+	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.Timestamp\x126\n" +
+	"\x12last_activity_time\x18\x04 \x01(\v2\x1a.google.protobuf.Timestamp\x12\x14\n" +
+	"\fstored_bytes\x18\x05 \x01(\x03\x12+\n" +
+	"\x05today\x18\x06 \x01(\v2\x1c.metamorph.admin.v1.Spending\x120\n" +
 	"\n" +
-	"this_month\x18\a \x01(\v2\x1c.metamorph.admin.v1.SpendingR\tthisMonth*u\n" +
+	"this_month\x18\a \x01(\v2\x1c.metamorph.admin.v1.Spending*u\n" +
 	"\n" +
 	"VaultState\x12\x1b\n" +
 	"\x17VAULT_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +

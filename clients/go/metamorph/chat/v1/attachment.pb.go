@@ -111,17 +111,16 @@ var File_metamorph_chat_v1_attachment_proto protoreflect.FileDescriptor
 
 const file_metamorph_chat_v1_attachment_proto_rawDesc = "" +
 	"\n" +
-	"\"metamorph/chat/v1/attachment.proto\x12\x11metamorph.chat.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc4\x01\n" +
+	"\"metamorph/chat/v1/attachment.proto\x12\x11metamorph.chat.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8c\x01\n" +
 	"\n" +
-	"Attachment\x12#\n" +
-	"\rattachment_id\x18\x01 \x01(\tR\fattachmentId\x12\x1d\n" +
+	"Attachment\x12\x15\n" +
+	"\rattachment_id\x18\x01 \x01(\t\x12\x12\n" +
 	"\n" +
-	"media_type\x18\x02 \x01(\tR\tmediaType\x12\x1d\n" +
+	"media_type\x18\x02 \x01(\t\x12\x12\n" +
 	"\n" +
-	"size_bytes\x18\x03 \x01(\x05R\tsizeBytes\x12\x16\n" +
-	"\x06sha256\x18\x04 \x01(\tR\x06sha256\x12;\n" +
-	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTimeB\xbd\x01\n" +
+	"size_bytes\x18\x03 \x01(\x05\x12\x0e\n" +
+	"\x06sha256\x18\x04 \x01(\t\x12/\n" +
+	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampB\xbd\x01\n" +
 	"\x15com.metamorph.chat.v1B\x0fAttachmentProtoP\x01Z-metamorph/clients/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
 
 var (

@@ -9,7 +9,6 @@
 package chatv1
 
 import (
-	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
@@ -2579,195 +2578,190 @@ var File_metamorph_chat_v1_chat_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\n" +
-	"$metamorph/chat/v1/chat_service.proto\x12\x11metamorph.chat.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\"metamorph/chat/v1/attachment.proto\x1a\"metamorph/chat/v1/generation.proto\x1a\x1fmetamorph/chat/v1/message.proto\x1a\x1dmetamorph/chat/v1/model.proto\x1a\x1fmetamorph/chat/v1/session.proto\x1a\x1cmetamorph/chat/v1/turn.proto\"x\n" +
-	"\x14CreateSessionRequest\x124\n" +
-	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.SessionR\asession\x12*\n" +
+	"$metamorph/chat/v1/chat_service.proto\x12\x11metamorph.chat.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\"metamorph/chat/v1/attachment.proto\x1a\"metamorph/chat/v1/generation.proto\x1a\x1fmetamorph/chat/v1/message.proto\x1a\x1dmetamorph/chat/v1/model.proto\x1a\x1fmetamorph/chat/v1/session.proto\x1a\x1cmetamorph/chat/v1/turn.proto\"d\n" +
+	"\x14CreateSessionRequest\x12+\n" +
+	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.Session\x12\x1f\n" +
 	"\n" +
-	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"i\n" +
-	"\x15CreateSessionResponse\x124\n" +
-	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.SessionR\asession\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"r\n" +
-	"\x11GetSessionRequest\x12(\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01\"V\n" +
+	"\x15CreateSessionResponse\x12+\n" +
+	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.Session\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\"V\n" +
+	"\x11GetSessionRequest\x12\x1d\n" +
 	"\n" +
-	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tsessionId\x123\n" +
-	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"J\n" +
-	"\x12GetSessionResponse\x124\n" +
-	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.SessionR\asession\"\xc4\x03\n" +
-	"\x13ListSessionsRequest\x12$\n" +
-	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\"\n" +
+	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00\"A\n" +
+	"\x12GetSessionResponse\x12+\n" +
+	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.Session\"\xf4\x02\n" +
+	"\x13ListSessionsRequest\x12\x1a\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00\x12\x1c\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12\x1f\n" +
-	"\barchived\x18\x03 \x01(\bH\x00R\barchived\x88\x01\x01\x12'\n" +
-	"\acreator\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02H\x01R\acreator\x88\x01\x01\x12\x88\x01\n" +
-	"\bmetadata\x18\x05 \x03(\v24.metamorph.chat.v1.ListSessionsRequest.MetadataEntryB6\xbaH3\x9a\x010\x10\x04\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$*\x05r\x03\x18\x80\x04R\bmetadata\x123\n" +
-	"\x11at_least_revision\x18\x06 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\x1a;\n" +
-	"\rMetadataEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\b\x12\x15\n" +
+	"\barchived\x18\x03 \x01(\bH\x00\x88\x01\x01\x12\x1e\n" +
+	"\acreator\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02H\x01\x88\x01\x01\x12~\n" +
+	"\bmetadata\x18\x05 \x03(\v24.metamorph.chat.v1.ListSessionsRequest.MetadataEntryB6\xbaH3\x9a\x010\x10\x04\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$*\x05r\x03\x18\x80\x04\x12\"\n" +
+	"\x11at_least_revision\x18\x06 \x01(\x03B\a\xbaH\x04\"\x02(\x00\x1a/\n" +
+	"\rMetadataEntry\x12\v\n" +
+	"\x03key\x18\x01 \x01(\t\x12\r\n" +
+	"\x05value\x18\x02 \x01(\t:\x028\x01B\v\n" +
 	"\t_archivedB\n" +
 	"\n" +
-	"\b_creator\"v\n" +
-	"\x14ListSessionsResponse\x126\n" +
-	"\bsessions\x18\x01 \x03(\v2\x1a.metamorph.chat.v1.SessionR\bsessions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x99\x01\n" +
-	"\x14UpdateSessionRequest\x12<\n" +
-	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.SessionB\x06\xbaH\x03\xc8\x01\x01R\asession\x12C\n" +
-	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\n" +
-	"updateMask\"i\n" +
-	"\x15UpdateSessionResponse\x124\n" +
-	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.SessionR\asession\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"]\n" +
-	"\x14DeleteSessionRequest\x12(\n" +
+	"\b_creator\"]\n" +
+	"\x14ListSessionsResponse\x12,\n" +
+	"\bsessions\x18\x01 \x03(\v2\x1a.metamorph.chat.v1.Session\x12\x17\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\t\"\x84\x01\n" +
+	"\x14UpdateSessionRequest\x123\n" +
+	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.SessionB\x06\xbaH\x03\xc8\x01\x01\x127\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\"V\n" +
+	"\x15UpdateSessionResponse\x12+\n" +
+	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.Session\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\"L\n" +
+	"\x14DeleteSessionRequest\x12\x1d\n" +
 	"\n" +
-	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tsessionId\x12\x1b\n" +
-	"\x04etag\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\"3\n" +
-	"\x15DeleteSessionResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"\xfd\x03\n" +
-	"\x13ListMessagesRequest\x12(\n" +
+	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x15\n" +
+	"\x04etag\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@\")\n" +
+	"\x15DeleteSessionResponse\x12\x10\n" +
+	"\brevision\x18\x01 \x01(\x03\"\xa7\x03\n" +
+	"\x13ListMessagesRequest\x12\x1d\n" +
 	"\n" +
-	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tsessionId\x12$\n" +
-	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1a\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00\x12\x1c\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x126\n" +
-	"\x0fleaf_message_id\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00R\rleafMessageId\x88\x01\x01\x12!\n" +
-	"\fall_branches\x18\x05 \x01(\bR\vallBranches\x12D\n" +
-	"\border_by\x18\x06 \x01(\x0e2\x1f.metamorph.chat.v1.MessageOrderB\b\xbaH\x05\x82\x01\x02\x10\x01R\aorderBy\x123\n" +
-	"\x11at_least_revision\x18\a \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision:\x82\x01\xbaH\x7f\x1a}\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\b\x12'\n" +
+	"\x0fleaf_message_id\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00\x88\x01\x01\x12\x14\n" +
+	"\fall_branches\x18\x05 \x01(\b\x12;\n" +
+	"\border_by\x18\x06 \x01(\x0e2\x1f.metamorph.chat.v1.MessageOrderB\b\xbaH\x05\x82\x01\x02\x10\x01\x12\"\n" +
+	"\x11at_least_revision\x18\a \x01(\x03B\a\xbaH\x04\"\x02(\x00:\x82\x01\xbaH\x7f\x1a}\n" +
 	"\x13list_messages.scope\x123leaf_message_id and all_branches exclude each other\x1a1!(has(this.leaf_message_id) && this.all_branches)B\x12\n" +
-	"\x10_leaf_message_id\"v\n" +
-	"\x14ListMessagesResponse\x126\n" +
-	"\bmessages\x18\x01 \x03(\v2\x1a.metamorph.chat.v1.MessageR\bmessages\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"r\n" +
-	"\x11GetMessageRequest\x12(\n" +
+	"\x10_leaf_message_id\"]\n" +
+	"\x14ListMessagesResponse\x12,\n" +
+	"\bmessages\x18\x01 \x03(\v2\x1a.metamorph.chat.v1.Message\x12\x17\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\t\"V\n" +
+	"\x11GetMessageRequest\x12\x1d\n" +
 	"\n" +
-	"message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tmessageId\x123\n" +
-	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"J\n" +
-	"\x12GetMessageResponse\x124\n" +
-	"\amessage\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.MessageR\amessage\"\x8f\a\n" +
-	"\x12SendMessageRequest\x12(\n" +
+	"message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\"\n" +
+	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00\"A\n" +
+	"\x12GetMessageResponse\x12+\n" +
+	"\amessage\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.Message\"\xc2\x06\n" +
+	"\x12SendMessageRequest\x12\x1d\n" +
 	"\n" +
-	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tsessionId\x12*\n" +
+	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1f\n" +
 	"\n" +
-	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12E\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01\x12<\n" +
 	"\acontent\x18\x03 \x03(\v2\x1f.metamorph.chat.v1.ContentBlockB\n" +
-	"\xbaH\a\x92\x01\x04\b\x01\x10@R\acontent\x128\n" +
-	"\x11parent_message_id\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18@H\x00R\x0fparentMessageId\x88\x01\x01\x12>\n" +
-	"\aoptions\x18\x05 \x01(\v2$.metamorph.chat.v1.GenerationOptionsR\aoptions\x12\x96\x01\n" +
-	"\x06labels\x18\x06 \x03(\v21.metamorph.chat.v1.SendMessageRequest.LabelsEntryBK\xbaHH\x9a\x01E\x10\b\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x182\x16^[A-Za-z0-9._-]{0,63}$R\x06labels\x1a9\n" +
-	"\vLabelsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:\xf7\x02\xbaH\xf3\x02\x1a\xf0\x02\n" +
+	"\xbaH\a\x92\x01\x04\b\x01\x10@\x12'\n" +
+	"\x11parent_message_id\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18@H\x00\x88\x01\x01\x125\n" +
+	"\aoptions\x18\x05 \x01(\v2$.metamorph.chat.v1.GenerationOptions\x12\x8e\x01\n" +
+	"\x06labels\x18\x06 \x03(\v21.metamorph.chat.v1.SendMessageRequest.LabelsEntryBK\xbaHH\x9a\x01E\x10\b\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x182\x16^[A-Za-z0-9._-]{0,63}$\x1a-\n" +
+	"\vLabelsEntry\x12\v\n" +
+	"\x03key\x18\x01 \x01(\t\x12\r\n" +
+	"\x05value\x18\x02 \x01(\t:\x028\x01:\xf7\x02\xbaH\xf3\x02\x1a\xf0\x02\n" +
 	"\x13send_message.blocks\x12Icontent takes text, images, documents and tool results, the results first\x1a\x8d\x02this.content.size() > 64 || this.content.all(b, !has(b.tool_use) && !has(b.thinking) && !has(b.compaction)) && this.content.map(b, has(b.tool_result)) == this.content.filter(b, has(b.tool_result)).map(b, true) + this.content.filter(b, !has(b.tool_result)).map(b, false)B\x14\n" +
-	"\x12_parent_message_id\"e\n" +
-	"\x13SendMessageResponse\x122\n" +
-	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEventR\x05event\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"\x9c\x01\n" +
-	"\x11StreamTurnRequest\x12\"\n" +
-	"\aturn_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06turnId\x12.\n" +
-	"\x0eafter_sequence\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\rafterSequence\x123\n" +
-	"\x11at_least_revision\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"d\n" +
-	"\x12StreamTurnResponse\x122\n" +
-	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEventR\x05event\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"i\n" +
-	"\x0eGetTurnRequest\x12\"\n" +
-	"\aturn_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06turnId\x123\n" +
-	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\">\n" +
-	"\x0fGetTurnResponse\x12+\n" +
-	"\x04turn\x18\x01 \x01(\v2\x17.metamorph.chat.v1.TurnR\x04turn\"\x8f\x03\n" +
-	"\x16RegenerateReplyRequest\x121\n" +
-	"\x0fuser_message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\ruserMessageId\x12*\n" +
+	"\x12_parent_message_id\"T\n" +
+	"\x13SendMessageResponse\x12+\n" +
+	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEvent\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\"t\n" +
+	"\x11StreamTurnRequest\x12\x1a\n" +
+	"\aturn_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1f\n" +
+	"\x0eafter_sequence\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00\x12\"\n" +
+	"\x11at_least_revision\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00\"S\n" +
+	"\x12StreamTurnResponse\x12+\n" +
+	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEvent\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\"P\n" +
+	"\x0eGetTurnRequest\x12\x1a\n" +
+	"\aturn_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\"\n" +
+	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00\"8\n" +
+	"\x0fGetTurnResponse\x12%\n" +
+	"\x04turn\x18\x01 \x01(\v2\x17.metamorph.chat.v1.Turn\"\xd8\x02\n" +
+	"\x16RegenerateReplyRequest\x12\"\n" +
+	"\x0fuser_message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1f\n" +
 	"\n" +
-	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12>\n" +
-	"\aoptions\x18\x03 \x01(\v2$.metamorph.chat.v1.GenerationOptionsR\aoptions\x12\x9a\x01\n" +
-	"\x06labels\x18\x04 \x03(\v25.metamorph.chat.v1.RegenerateReplyRequest.LabelsEntryBK\xbaHH\x9a\x01E\x10\b\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x182\x16^[A-Za-z0-9._-]{0,63}$R\x06labels\x1a9\n" +
-	"\vLabelsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"i\n" +
-	"\x17RegenerateReplyResponse\x122\n" +
-	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEventR\x05event\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"\x81\x02\n" +
-	"\x10ListTurnsRequest\x12(\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01\x125\n" +
+	"\aoptions\x18\x03 \x01(\v2$.metamorph.chat.v1.GenerationOptions\x12\x92\x01\n" +
+	"\x06labels\x18\x04 \x03(\v25.metamorph.chat.v1.RegenerateReplyRequest.LabelsEntryBK\xbaHH\x9a\x01E\x10\b\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x182\x16^[A-Za-z0-9._-]{0,63}$\x1a-\n" +
+	"\vLabelsEntry\x12\v\n" +
+	"\x03key\x18\x01 \x01(\t\x12\r\n" +
+	"\x05value\x18\x02 \x01(\t:\x028\x01\"X\n" +
+	"\x17RegenerateReplyResponse\x12+\n" +
+	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEvent\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\"\xc8\x01\n" +
+	"\x10ListTurnsRequest\x12\x1d\n" +
 	"\n" +
-	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tsessionId\x12$\n" +
-	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1a\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00\x12\x1c\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12?\n" +
-	"\x06status\x18\x04 \x01(\x0e2\x1d.metamorph.chat.v1.TurnStatusB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06status\x123\n" +
-	"\x11at_least_revision\x18\x05 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"j\n" +
-	"\x11ListTurnsResponse\x12-\n" +
-	"\x05turns\x18\x01 \x03(\v2\x17.metamorph.chat.v1.TurnR\x05turns\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"7\n" +
-	"\x11CancelTurnRequest\x12\"\n" +
-	"\aturn_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06turnId\"]\n" +
-	"\x12CancelTurnResponse\x12+\n" +
-	"\x04turn\x18\x01 \x01(\v2\x17.metamorph.chat.v1.TurnR\x04turn\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"@\n" +
-	"\x14DeleteMessageRequest\x12(\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\b\x127\n" +
+	"\x06status\x18\x04 \x01(\x0e2\x1d.metamorph.chat.v1.TurnStatusB\b\xbaH\x05\x82\x01\x02\x10\x01\x12\"\n" +
+	"\x11at_least_revision\x18\x05 \x01(\x03B\a\xbaH\x04\"\x02(\x00\"T\n" +
+	"\x11ListTurnsResponse\x12&\n" +
+	"\x05turns\x18\x01 \x03(\v2\x17.metamorph.chat.v1.Turn\x12\x17\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\t\"/\n" +
+	"\x11CancelTurnRequest\x12\x1a\n" +
+	"\aturn_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"M\n" +
+	"\x12CancelTurnResponse\x12%\n" +
+	"\x04turn\x18\x01 \x01(\v2\x17.metamorph.chat.v1.Turn\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\"5\n" +
+	"\x14DeleteMessageRequest\x12\x1d\n" +
 	"\n" +
-	"message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tmessageId\"i\n" +
-	"\x15DeleteMessageResponse\x124\n" +
-	"\amessage\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.MessageR\amessage\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"\xfb\x01\n" +
-	"\x15SearchMessagesRequest\x12 \n" +
+	"message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"V\n" +
+	"\x15DeleteMessageResponse\x12+\n" +
+	"\amessage\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.Message\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\"\xc3\x01\n" +
+	"\x15SearchMessagesRequest\x12\x19\n" +
 	"\x05query\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\xe8\aR\x05query\x12$\n" +
-	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xe8\a\x12\x1a\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00\x12\x1c\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12-\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\b\x12\"\n" +
 	"\n" +
-	"session_id\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00R\tsessionId\x88\x01\x01\x123\n" +
-	"\x11at_least_revision\x18\x05 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevisionB\r\n" +
-	"\v_session_id\"3\n" +
-	"\tTextRange\x12\x14\n" +
-	"\x05start\x18\x01 \x01(\x05R\x05start\x12\x10\n" +
-	"\x03end\x18\x02 \x01(\x05R\x03end\"\x8e\x02\n" +
-	"\fMessageMatch\x12\x1d\n" +
+	"session_id\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00\x88\x01\x01\x12\"\n" +
+	"\x11at_least_revision\x18\x05 \x01(\x03B\a\xbaH\x04\"\x02(\x00B\r\n" +
+	"\v_session_id\"'\n" +
+	"\tTextRange\x12\r\n" +
+	"\x05start\x18\x01 \x01(\x05\x12\v\n" +
+	"\x03end\x18\x02 \x01(\x05\"\xd1\x01\n" +
+	"\fMessageMatch\x12\x12\n" +
 	"\n" +
-	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x1d\n" +
+	"message_id\x18\x01 \x01(\t\x12\x12\n" +
 	"\n" +
-	"session_id\x18\x02 \x01(\tR\tsessionId\x12+\n" +
-	"\x04role\x18\x03 \x01(\x0e2\x17.metamorph.chat.v1.RoleR\x04role\x12;\n" +
-	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x12\x18\n" +
-	"\asnippet\x18\x05 \x01(\tR\asnippet\x12<\n" +
+	"session_id\x18\x02 \x01(\t\x12%\n" +
+	"\x04role\x18\x03 \x01(\x0e2\x17.metamorph.chat.v1.Role\x12/\n" +
+	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.Timestamp\x12\x0f\n" +
+	"\asnippet\x18\x05 \x01(\t\x120\n" +
 	"\n" +
-	"highlights\x18\x06 \x03(\v2\x1c.metamorph.chat.v1.TextRangeR\n" +
-	"highlights\"{\n" +
-	"\x16SearchMessagesResponse\x129\n" +
-	"\aresults\x18\x01 \x03(\v2\x1f.metamorph.chat.v1.MessageMatchR\aresults\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x92\x01\n" +
-	"\x12CountTokensRequest\x12G\n" +
-	"\amessage\x18\x01 \x01(\v2%.metamorph.chat.v1.SendMessageRequestB\x06\xbaH\x03\xc8\x01\x01R\amessage\x123\n" +
-	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"8\n" +
-	"\x13CountTokensResponse\x12!\n" +
-	"\finput_tokens\x18\x01 \x01(\x03R\vinputTokens\"\x7f\n" +
-	"\fUploadHeader\x12o\n" +
+	"highlights\x18\x06 \x03(\v2\x1c.metamorph.chat.v1.TextRange\"c\n" +
+	"\x16SearchMessagesResponse\x120\n" +
+	"\aresults\x18\x01 \x03(\v2\x1f.metamorph.chat.v1.MessageMatch\x12\x17\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\t\"x\n" +
+	"\x12CountTokensRequest\x12>\n" +
+	"\amessage\x18\x01 \x01(\v2%.metamorph.chat.v1.SendMessageRequestB\x06\xbaH\x03\xc8\x01\x01\x12\"\n" +
+	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00\"+\n" +
+	"\x13CountTokensResponse\x12\x14\n" +
+	"\finput_tokens\x18\x01 \x01(\x03\"t\n" +
+	"\fUploadHeader\x12d\n" +
 	"\n" +
 	"media_type\x18\x01 \x01(\tBP\xbaHMrKR\timage/pngR\n" +
 	"image/jpegR\timage/gifR\n" +
 	"image/webpR\x0fapplication/pdfR\n" +
-	"text/plainR\tmediaType\"{\n" +
-	"\x17UploadAttachmentRequest\x129\n" +
-	"\x06header\x18\x01 \x01(\v2\x1f.metamorph.chat.v1.UploadHeaderH\x00R\x06header\x12\x16\n" +
-	"\x05chunk\x18\x02 \x01(\fH\x00R\x05chunkB\r\n" +
-	"\x04part\x12\x05\xbaH\x02\b\x01\"u\n" +
-	"\x18UploadAttachmentResponse\x12=\n" +
+	"text/plain\"l\n" +
+	"\x17UploadAttachmentRequest\x121\n" +
+	"\x06header\x18\x01 \x01(\v2\x1f.metamorph.chat.v1.UploadHeaderH\x00\x12\x0f\n" +
+	"\x05chunk\x18\x02 \x01(\fH\x00B\r\n" +
+	"\x04part\x12\x05\xbaH\x02\b\x01\"_\n" +
+	"\x18UploadAttachmentResponse\x121\n" +
 	"\n" +
-	"attachment\x18\x01 \x01(\v2\x1d.metamorph.chat.v1.AttachmentR\n" +
-	"attachment\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"\x80\x01\n" +
-	"\x19DownloadAttachmentRequest\x12.\n" +
-	"\rattachment_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\fattachmentId\x123\n" +
-	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"}\n" +
-	"\x1aDownloadAttachmentResponse\x12?\n" +
+	"attachment\x18\x01 \x01(\v2\x1d.metamorph.chat.v1.Attachment\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\"a\n" +
+	"\x19DownloadAttachmentRequest\x12 \n" +
+	"\rattachment_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\"\n" +
+	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00\"j\n" +
+	"\x1aDownloadAttachmentResponse\x123\n" +
 	"\n" +
-	"attachment\x18\x01 \x01(\v2\x1d.metamorph.chat.v1.AttachmentH\x00R\n" +
-	"attachment\x12\x16\n" +
-	"\x05chunk\x18\x02 \x01(\fH\x00R\x05chunkB\x06\n" +
+	"attachment\x18\x01 \x01(\v2\x1d.metamorph.chat.v1.AttachmentH\x00\x12\x0f\n" +
+	"\x05chunk\x18\x02 \x01(\fH\x00B\x06\n" +
 	"\x04part\"\x13\n" +
-	"\x11ListModelsRequest\"F\n" +
-	"\x12ListModelsResponse\x120\n" +
-	"\x06models\x18\x01 \x03(\v2\x18.metamorph.chat.v1.ModelR\x06models*m\n" +
+	"\x11ListModelsRequest\">\n" +
+	"\x12ListModelsResponse\x12(\n" +
+	"\x06models\x18\x01 \x03(\v2\x18.metamorph.chat.v1.Model*m\n" +
 	"\fMessageOrder\x12\x1d\n" +
 	"\x19MESSAGE_ORDER_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aMESSAGE_ORDER_OLDEST_FIRST\x10\x01\x12\x1e\n" +

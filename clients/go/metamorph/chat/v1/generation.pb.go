@@ -9,7 +9,6 @@
 package chatv1
 
 import (
-	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -615,36 +614,35 @@ var File_metamorph_chat_v1_generation_proto protoreflect.FileDescriptor
 
 const file_metamorph_chat_v1_generation_proto_rawDesc = "" +
 	"\n" +
-	"\"metamorph/chat/v1/generation.proto\x12\x11metamorph.chat.v1\x1a\x1bbuf/validate/validate.proto\"\x96\x01\n" +
-	"\x04Tool\x121\n" +
-	"\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[A-Za-z0-9_-]{1,128}$R\x04name\x12+\n" +
-	"\vdescription\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x9c\x01R\vdescription\x12.\n" +
-	"\finput_schema\x18\x03 \x01(\tB\v\xbaH\br\x06\x10\x02\x18\xa0\x8d\x06R\vinputSchema\"\xc4\x01\n" +
-	"\bToolList\x12:\n" +
-	"\x06values\x18\x01 \x03(\v2\x17.metamorph.chat.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01R\x06values:|\xbaHy\x1aw\n" +
-	"\x0ftool_list.names\x12#the names of tools must be distinct\x1a?this.values.size() > 128 || this.values.map(t, t.name).unique()\"\x8d\x02\n" +
+	"\"metamorph/chat/v1/generation.proto\x12\x11metamorph.chat.v1\"v\n" +
+	"\x04Tool\x12+\n" +
+	"\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[A-Za-z0-9_-]{1,128}$\x12\x1e\n" +
+	"\vdescription\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x9c\x01\x12!\n" +
+	"\finput_schema\x18\x03 \x01(\tB\v\xbaH\br\x06\x10\x02\x18\xa0\x8d\x06\"\xbc\x01\n" +
+	"\bToolList\x122\n" +
+	"\x06values\x18\x01 \x03(\v2\x17.metamorph.chat.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01:|\xbaHy\x1aw\n" +
+	"\x0ftool_list.names\x12#the names of tools must be distinct\x1a?this.values.size() > 128 || this.values.map(t, t.name).unique()\"\xe9\x01\n" +
 	"\n" +
-	"ToolChoice\x12?\n" +
-	"\x04mode\x18\x01 \x01(\x0e2!.metamorph.chat.v1.ToolChoiceModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode\x12\x1c\n" +
-	"\x04name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04name\x129\n" +
-	"\x19disable_parallel_tool_use\x18\x03 \x01(\bR\x16disableParallelToolUse:e\xbaHb\x1a`\n" +
-	"\x10tool_choice.name\x12%name is for mode TOOL, which needs it\x1a%(this.mode == 3) == (this.name != '')\"\x9f\x02\n" +
-	"\x0eThinkingConfig\x12=\n" +
-	"\x04mode\x18\x01 \x01(\x0e2\x1f.metamorph.chat.v1.ThinkingModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode\x12#\n" +
-	"\rbudget_tokens\x18\x02 \x01(\x05R\fbudgetTokens:\xa8\x01\xbaH\xa4\x01\x1a\xa1\x01\n" +
-	"\x16thinking_config.budget\x12@budget_tokens, 1024 or more, is for mode ENABLED, which needs it\x1aEthis.mode == 2 ? this.budget_tokens >= 1024 : this.budget_tokens == 0\"A\n" +
-	"\x10StopSequenceList\x12-\n" +
-	"\x06values\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x10\x10\"\vr\t\x10\x01\x18\x80\x022\x02\\SR\x06values\"\xd1\x04\n" +
-	"\x11GenerationOptions\x12J\n" +
-	"\x05model\x18\x01 \x01(\tB/\xbaH,r*2(^([A-Za-z0-9][A-Za-z0-9._:@/-]{0,127})?$H\x00R\x05model\x88\x01\x01\x128\n" +
-	"\x11max_output_tokens\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\x0fmaxOutputTokens\x88\x01\x01\x12J\n" +
-	"\x0estop_sequences\x18\x03 \x01(\v2#.metamorph.chat.v1.StopSequenceListR\rstopSequences\x12=\n" +
-	"\bthinking\x18\x04 \x01(\v2!.metamorph.chat.v1.ThinkingConfigR\bthinking\x121\n" +
-	"\x05tools\x18\x05 \x01(\v2\x1b.metamorph.chat.v1.ToolListR\x05tools\x12>\n" +
-	"\vtool_choice\x18\x06 \x01(\v2\x1d.metamorph.chat.v1.ToolChoiceR\n" +
-	"toolChoice\x127\n" +
-	"\x0fresponse_schema\x18\a \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06H\x02R\x0eresponseSchema\x88\x01\x01\x12@\n" +
-	"\x06effort\x18\b \x01(\x0e2\x19.metamorph.chat.v1.EffortB\b\xbaH\x05\x82\x01\x02\x10\x01H\x03R\x06effort\x88\x01\x01B\b\n" +
+	"ToolChoice\x129\n" +
+	"\x04mode\x18\x01 \x01(\x0e2!.metamorph.chat.v1.ToolChoiceModeB\b\xbaH\x05\x82\x01\x02\x10\x01\x12\x16\n" +
+	"\x04name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01\x12!\n" +
+	"\x19disable_parallel_tool_use\x18\x03 \x01(\b:e\xbaHb\x1a`\n" +
+	"\x10tool_choice.name\x12%name is for mode TOOL, which needs it\x1a%(this.mode == 3) == (this.name != '')\"\x8b\x02\n" +
+	"\x0eThinkingConfig\x127\n" +
+	"\x04mode\x18\x01 \x01(\x0e2\x1f.metamorph.chat.v1.ThinkingModeB\b\xbaH\x05\x82\x01\x02\x10\x01\x12\x15\n" +
+	"\rbudget_tokens\x18\x02 \x01(\x05:\xa8\x01\xbaH\xa4\x01\x1a\xa1\x01\n" +
+	"\x16thinking_config.budget\x12@budget_tokens, 1024 or more, is for mode ENABLED, which needs it\x1aEthis.mode == 2 ? this.budget_tokens >= 1024 : this.budget_tokens == 0\"9\n" +
+	"\x10StopSequenceList\x12%\n" +
+	"\x06values\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x10\x10\"\vr\t\x10\x01\x18\x80\x022\x02\\S\"\xf5\x03\n" +
+	"\x11GenerationOptions\x12C\n" +
+	"\x05model\x18\x01 \x01(\tB/\xbaH,r*2(^([A-Za-z0-9][A-Za-z0-9._:@/-]{0,127})?$H\x00\x88\x01\x01\x12'\n" +
+	"\x11max_output_tokens\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01\x88\x01\x01\x12;\n" +
+	"\x0estop_sequences\x18\x03 \x01(\v2#.metamorph.chat.v1.StopSequenceList\x123\n" +
+	"\bthinking\x18\x04 \x01(\v2!.metamorph.chat.v1.ThinkingConfig\x12*\n" +
+	"\x05tools\x18\x05 \x01(\v2\x1b.metamorph.chat.v1.ToolList\x122\n" +
+	"\vtool_choice\x18\x06 \x01(\v2\x1d.metamorph.chat.v1.ToolChoice\x12'\n" +
+	"\x0fresponse_schema\x18\a \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06H\x02\x88\x01\x01\x128\n" +
+	"\x06effort\x18\b \x01(\x0e2\x19.metamorph.chat.v1.EffortB\b\xbaH\x05\x82\x01\x02\x10\x01H\x03\x88\x01\x01B\b\n" +
 	"\x06_modelB\x14\n" +
 	"\x12_max_output_tokensB\x12\n" +
 	"\x10_response_schemaB\t\n" +

@@ -9,7 +9,6 @@
 package chatv1
 
 import (
-	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -1183,92 +1182,88 @@ var File_metamorph_chat_v1_message_proto protoreflect.FileDescriptor
 
 const file_metamorph_chat_v1_message_proto_rawDesc = "" +
 	"\n" +
-	"\x1fmetamorph/chat/v1/message.proto\x12\x11metamorph.chat.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"*\n" +
-	"\tTextBlock\x12\x1d\n" +
-	"\x04text\x18\x01 \x01(\tB\t\xbaH\x06r\x042\x02\\SR\x04text\"\xf0\x01\n" +
+	"\x1fmetamorph/chat/v1/message.proto\x12\x11metamorph.chat.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"$\n" +
+	"\tTextBlock\x12\x17\n" +
+	"\x04text\x18\x01 \x01(\tB\t\xbaH\x06r\x042\x02\\S\"\xbe\x01\n" +
 	"\n" +
-	"ImageBlock\x12\x14\n" +
-	"\x04data\x18\x01 \x01(\fH\x00R\x04data\x120\n" +
-	"\rattachment_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00R\fattachmentId\x12R\n" +
+	"ImageBlock\x12\x0e\n" +
+	"\x04data\x18\x01 \x01(\fH\x00\x12\"\n" +
+	"\rattachment_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00\x12G\n" +
 	"\n" +
 	"media_type\x18\x03 \x01(\tB3\xbaH0r.R\timage/pngR\n" +
 	"image/jpegR\timage/gifR\n" +
-	"image/webpR\tmediaType\x12\x1d\n" +
+	"image/webp\x12\x12\n" +
 	"\n" +
-	"size_bytes\x18\x04 \x01(\x05R\tsizeBytes\x12\x16\n" +
-	"\x06sha256\x18\x05 \x01(\tR\x06sha256B\x0f\n" +
-	"\x06source\x12\x05\xbaH\x02\b\x01\"\xe2\x01\n" +
-	"\rDocumentBlock\x12\x14\n" +
-	"\x04data\x18\x01 \x01(\fH\x00R\x04data\x120\n" +
-	"\rattachment_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00R\fattachmentId\x12A\n" +
+	"size_bytes\x18\x04 \x01(\x05\x12\x0e\n" +
+	"\x06sha256\x18\x05 \x01(\tB\x0f\n" +
+	"\x06source\x12\x05\xbaH\x02\b\x01\"\xb0\x01\n" +
+	"\rDocumentBlock\x12\x0e\n" +
+	"\x04data\x18\x01 \x01(\fH\x00\x12\"\n" +
+	"\rattachment_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00\x126\n" +
 	"\n" +
 	"media_type\x18\x03 \x01(\tB\"\xbaH\x1fr\x1dR\x0fapplication/pdfR\n" +
-	"text/plainR\tmediaType\x12\x1d\n" +
+	"text/plain\x12\x12\n" +
 	"\n" +
-	"size_bytes\x18\x04 \x01(\x05R\tsizeBytes\x12\x16\n" +
-	"\x06sha256\x18\x05 \x01(\tR\x06sha256B\x0f\n" +
-	"\x06source\x12\x05\xbaH\x02\b\x01\"X\n" +
-	"\fToolUseBlock\x12\x1e\n" +
-	"\vtool_use_id\x18\x01 \x01(\tR\ttoolUseId\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
-	"\x05input\x18\x03 \x01(\tR\x05input\"\xca\x01\n" +
-	"\x0eToolResultPart\x122\n" +
-	"\x04text\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TextBlockH\x00R\x04text\x125\n" +
-	"\x05image\x18\x02 \x01(\v2\x1d.metamorph.chat.v1.ImageBlockH\x00R\x05image\x12>\n" +
-	"\bdocument\x18\x03 \x01(\v2 .metamorph.chat.v1.DocumentBlockH\x00R\bdocumentB\r\n" +
-	"\x04part\x12\x05\xbaH\x02\b\x01\"\xa9\x01\n" +
-	"\x0fToolResultBlock\x124\n" +
-	"\vtool_use_id\x18\x01 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\x80\x012\b^[!-~]*$R\ttoolUseId\x12E\n" +
-	"\acontent\x18\x02 \x03(\v2!.metamorph.chat.v1.ToolResultPartB\b\xbaH\x05\x92\x01\x02\x10@R\acontent\x12\x19\n" +
-	"\bis_error\x18\x03 \x01(\bR\aisError\"]\n" +
-	"\rThinkingBlock\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x1a\n" +
-	"\bredacted\x18\x03 \x01(\fR\bredacted\"+\n" +
-	"\x0fCompactionBlock\x12\x18\n" +
-	"\asummary\x18\x01 \x01(\tR\asummary\"T\n" +
-	"\x15RecalledMemoriesBlock\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text\x12'\n" +
+	"size_bytes\x18\x04 \x01(\x05\x12\x0e\n" +
+	"\x06sha256\x18\x05 \x01(\tB\x0f\n" +
+	"\x06source\x12\x05\xbaH\x02\b\x01\"@\n" +
+	"\fToolUseBlock\x12\x13\n" +
+	"\vtool_use_id\x18\x01 \x01(\t\x12\f\n" +
+	"\x04name\x18\x02 \x01(\t\x12\r\n" +
+	"\x05input\x18\x03 \x01(\t\"\xb3\x01\n" +
+	"\x0eToolResultPart\x12,\n" +
+	"\x04text\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TextBlockH\x00\x12.\n" +
+	"\x05image\x18\x02 \x01(\v2\x1d.metamorph.chat.v1.ImageBlockH\x00\x124\n" +
+	"\bdocument\x18\x03 \x01(\v2 .metamorph.chat.v1.DocumentBlockH\x00B\r\n" +
+	"\x04part\x12\x05\xbaH\x02\b\x01\"\x8c\x01\n" +
+	"\x0fToolResultBlock\x12)\n" +
+	"\vtool_use_id\x18\x01 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\x80\x012\b^[!-~]*$\x12<\n" +
+	"\acontent\x18\x02 \x03(\v2!.metamorph.chat.v1.ToolResultPartB\b\xbaH\x05\x92\x01\x02\x10@\x12\x10\n" +
+	"\bis_error\x18\x03 \x01(\b\"B\n" +
+	"\rThinkingBlock\x12\f\n" +
+	"\x04text\x18\x01 \x01(\t\x12\x11\n" +
+	"\tsignature\x18\x02 \x01(\f\x12\x10\n" +
+	"\bredacted\x18\x03 \x01(\f\"\"\n" +
+	"\x0fCompactionBlock\x12\x0f\n" +
+	"\asummary\x18\x01 \x01(\t\"C\n" +
+	"\x15RecalledMemoriesBlock\x12\f\n" +
+	"\x04text\x18\x01 \x01(\t\x12\x1c\n" +
 	"\n" +
-	"memory_ids\x18\x02 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10\x10R\tmemoryIds\"\xad\x04\n" +
-	"\fContentBlock\x122\n" +
-	"\x04text\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TextBlockH\x00R\x04text\x125\n" +
-	"\x05image\x18\x02 \x01(\v2\x1d.metamorph.chat.v1.ImageBlockH\x00R\x05image\x12>\n" +
-	"\bdocument\x18\x03 \x01(\v2 .metamorph.chat.v1.DocumentBlockH\x00R\bdocument\x12<\n" +
-	"\btool_use\x18\x04 \x01(\v2\x1f.metamorph.chat.v1.ToolUseBlockH\x00R\atoolUse\x12E\n" +
-	"\vtool_result\x18\x05 \x01(\v2\".metamorph.chat.v1.ToolResultBlockH\x00R\n" +
-	"toolResult\x12>\n" +
-	"\bthinking\x18\x06 \x01(\v2 .metamorph.chat.v1.ThinkingBlockH\x00R\bthinking\x12D\n" +
+	"memory_ids\x18\x02 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10\x10\"\xd9\x03\n" +
+	"\fContentBlock\x12,\n" +
+	"\x04text\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TextBlockH\x00\x12.\n" +
+	"\x05image\x18\x02 \x01(\v2\x1d.metamorph.chat.v1.ImageBlockH\x00\x124\n" +
+	"\bdocument\x18\x03 \x01(\v2 .metamorph.chat.v1.DocumentBlockH\x00\x123\n" +
+	"\btool_use\x18\x04 \x01(\v2\x1f.metamorph.chat.v1.ToolUseBlockH\x00\x129\n" +
+	"\vtool_result\x18\x05 \x01(\v2\".metamorph.chat.v1.ToolResultBlockH\x00\x124\n" +
+	"\bthinking\x18\x06 \x01(\v2 .metamorph.chat.v1.ThinkingBlockH\x00\x128\n" +
 	"\n" +
-	"compaction\x18\a \x01(\v2\".metamorph.chat.v1.CompactionBlockH\x00R\n" +
-	"compaction\x12W\n" +
-	"\x11recalled_memories\x18\b \x01(\v2(.metamorph.chat.v1.RecalledMemoriesBlockH\x00R\x10recalledMemoriesB\x0e\n" +
-	"\x05block\x12\x05\xbaH\x02\b\x01\"\xed\x01\n" +
-	"\x05Usage\x12!\n" +
-	"\finput_tokens\x18\x01 \x01(\x03R\vinputTokens\x12#\n" +
-	"\routput_tokens\x18\x02 \x01(\x03R\foutputTokens\x12*\n" +
-	"\x11cache_read_tokens\x18\x03 \x01(\x03R\x0fcacheReadTokens\x12,\n" +
-	"\x12cache_write_tokens\x18\x04 \x01(\x03R\x10cacheWriteTokens\x12$\n" +
-	"\x0ecost_usd_nanos\x18\x05 \x01(\x03R\fcostUsdNanos\x12\x1c\n" +
-	"\testimated\x18\x06 \x01(\bR\testimated\"\xe8\x03\n" +
-	"\aMessage\x12\x1d\n" +
+	"compaction\x18\a \x01(\v2\".metamorph.chat.v1.CompactionBlockH\x00\x12E\n" +
+	"\x11recalled_memories\x18\b \x01(\v2(.metamorph.chat.v1.RecalledMemoriesBlockH\x00B\x0e\n" +
+	"\x05block\x12\x05\xbaH\x02\b\x01\"\x96\x01\n" +
+	"\x05Usage\x12\x14\n" +
+	"\finput_tokens\x18\x01 \x01(\x03\x12\x15\n" +
+	"\routput_tokens\x18\x02 \x01(\x03\x12\x19\n" +
+	"\x11cache_read_tokens\x18\x03 \x01(\x03\x12\x1a\n" +
+	"\x12cache_write_tokens\x18\x04 \x01(\x03\x12\x16\n" +
+	"\x0ecost_usd_nanos\x18\x05 \x01(\x03\x12\x11\n" +
+	"\testimated\x18\x06 \x01(\b\"\xf2\x02\n" +
+	"\aMessage\x12\x12\n" +
 	"\n" +
-	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x1d\n" +
+	"message_id\x18\x01 \x01(\t\x12\x12\n" +
 	"\n" +
-	"session_id\x18\x02 \x01(\tR\tsessionId\x12*\n" +
-	"\x11parent_message_id\x18\x03 \x01(\tR\x0fparentMessageId\x12+\n" +
-	"\x04role\x18\x04 \x01(\x0e2\x17.metamorph.chat.v1.RoleR\x04role\x129\n" +
-	"\acontent\x18\x05 \x03(\v2\x1f.metamorph.chat.v1.ContentBlockR\acontent\x12\x17\n" +
-	"\aturn_id\x18\x06 \x01(\tR\x06turnId\x12\x18\n" +
-	"\acreator\x18\a \x01(\tR\acreator\x12\x14\n" +
-	"\x05model\x18\b \x01(\tR\x05model\x12.\n" +
-	"\x05usage\x18\t \x01(\v2\x18.metamorph.chat.v1.UsageR\x05usage\x12;\n" +
+	"session_id\x18\x02 \x01(\t\x12\x19\n" +
+	"\x11parent_message_id\x18\x03 \x01(\t\x12%\n" +
+	"\x04role\x18\x04 \x01(\x0e2\x17.metamorph.chat.v1.Role\x120\n" +
+	"\acontent\x18\x05 \x03(\v2\x1f.metamorph.chat.v1.ContentBlock\x12\x0f\n" +
+	"\aturn_id\x18\x06 \x01(\t\x12\x0f\n" +
+	"\acreator\x18\a \x01(\t\x12\r\n" +
+	"\x05model\x18\b \x01(\t\x12'\n" +
+	"\x05usage\x18\t \x01(\v2\x18.metamorph.chat.v1.Usage\x12/\n" +
 	"\vcreate_time\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x12;\n" +
-	"\vdelete_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"deleteTime\x12\x18\n" +
-	"\apartial\x18\f \x01(\bR\apartial*?\n" +
+	" \x01(\v2\x1a.google.protobuf.Timestamp\x12/\n" +
+	"\vdelete_time\x18\v \x01(\v2\x1a.google.protobuf.Timestamp\x12\x0f\n" +
+	"\apartial\x18\f \x01(\b*?\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tROLE_USER\x10\x01\x12\x12\n" +

@@ -358,38 +358,37 @@ var File_metamorph_chat_v1_model_proto protoreflect.FileDescriptor
 
 const file_metamorph_chat_v1_model_proto_rawDesc = "" +
 	"\n" +
-	"\x1dmetamorph/chat/v1/model.proto\x12\x11metamorph.chat.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"metamorph/chat/v1/generation.proto\"\xf0\x01\n" +
+	"\x1dmetamorph/chat/v1/model.proto\x12\x11metamorph.chat.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"metamorph/chat/v1/generation.proto\"\x98\x01\n" +
 	"\n" +
-	"ModelPrice\x12,\n" +
-	"\x12above_input_tokens\x18\x01 \x01(\x03R\x10aboveInputTokens\x12&\n" +
-	"\x0finput_usd_nanos\x18\x02 \x01(\x03R\rinputUsdNanos\x12(\n" +
-	"\x10output_usd_nanos\x18\x03 \x01(\x03R\x0eoutputUsdNanos\x12/\n" +
-	"\x14cache_read_usd_nanos\x18\x04 \x01(\x03R\x11cacheReadUsdNanos\x121\n" +
-	"\x15cache_write_usd_nanos\x18\x05 \x01(\x03R\x12cacheWriteUsdNanos\"\xb0\x03\n" +
-	"\x11ModelCapabilities\x12F\n" +
-	"\x0ethinking_modes\x18\x01 \x03(\x0e2\x1f.metamorph.chat.v1.ThinkingModeR\rthinkingModes\x12*\n" +
-	"\x11thinks_by_default\x18\x02 \x01(\bR\x0fthinksByDefault\x12,\n" +
-	"\x12forced_tool_choice\x18\x03 \x01(\bR\x10forcedToolChoice\x123\n" +
-	"\aefforts\x18\x04 \x03(\x0e2\x19.metamorph.chat.v1.EffortR\aefforts\x12\x16\n" +
-	"\x06images\x18\x05 \x01(\bR\x06images\x12\x1c\n" +
-	"\tdocuments\x18\x06 \x01(\bR\tdocuments\x12'\n" +
-	"\x0fresponse_schema\x18\a \x01(\bR\x0eresponseSchema\x12 \n" +
-	"\vattachments\x18\b \x01(\x05R\vattachments\x12\x1c\n" +
-	"\tsummaries\x18\t \x01(\bR\tsummaries\x12%\n" +
+	"ModelPrice\x12\x1a\n" +
+	"\x12above_input_tokens\x18\x01 \x01(\x03\x12\x17\n" +
+	"\x0finput_usd_nanos\x18\x02 \x01(\x03\x12\x18\n" +
+	"\x10output_usd_nanos\x18\x03 \x01(\x03\x12\x1c\n" +
+	"\x14cache_read_usd_nanos\x18\x04 \x01(\x03\x12\x1d\n" +
+	"\x15cache_write_usd_nanos\x18\x05 \x01(\x03\"\xab\x02\n" +
+	"\x11ModelCapabilities\x127\n" +
+	"\x0ethinking_modes\x18\x01 \x03(\x0e2\x1f.metamorph.chat.v1.ThinkingMode\x12\x19\n" +
+	"\x11thinks_by_default\x18\x02 \x01(\b\x12\x1a\n" +
+	"\x12forced_tool_choice\x18\x03 \x01(\b\x12*\n" +
+	"\aefforts\x18\x04 \x03(\x0e2\x19.metamorph.chat.v1.Effort\x12\x0e\n" +
+	"\x06images\x18\x05 \x01(\b\x12\x11\n" +
+	"\tdocuments\x18\x06 \x01(\b\x12\x17\n" +
+	"\x0fresponse_schema\x18\a \x01(\b\x12\x13\n" +
+	"\vattachments\x18\b \x01(\x05\x12\x11\n" +
+	"\tsummaries\x18\t \x01(\b\x12\x16\n" +
 	"\x0edocument_pages\x18\n" +
-	" \x01(\x05R\rdocumentPages\"\x8e\x03\n" +
-	"\x05Model\x12\x14\n" +
-	"\x05model\x18\x01 \x01(\tR\x05model\x12!\n" +
-	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12%\n" +
-	"\x0econtext_tokens\x18\x03 \x01(\x03R\rcontextTokens\x12*\n" +
-	"\x11max_output_tokens\x18\x04 \x01(\x03R\x0fmaxOutputTokens\x125\n" +
-	"\x06prices\x18\x05 \x03(\v2\x1d.metamorph.chat.v1.ModelPriceR\x06prices\x12;\n" +
-	"\vretire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"retireTime\x12\x1c\n" +
-	"\tsuccessor\x18\a \x01(\tR\tsuccessor\x12\x1d\n" +
+	" \x01(\x05\"\xa2\x02\n" +
+	"\x05Model\x12\r\n" +
+	"\x05model\x18\x01 \x01(\t\x12\x14\n" +
+	"\fdisplay_name\x18\x02 \x01(\t\x12\x16\n" +
+	"\x0econtext_tokens\x18\x03 \x01(\x03\x12\x19\n" +
+	"\x11max_output_tokens\x18\x04 \x01(\x03\x12-\n" +
+	"\x06prices\x18\x05 \x03(\v2\x1d.metamorph.chat.v1.ModelPrice\x12/\n" +
+	"\vretire_time\x18\x06 \x01(\v2\x1a.google.protobuf.Timestamp\x12\x11\n" +
+	"\tsuccessor\x18\a \x01(\t\x12\x12\n" +
 	"\n" +
-	"is_default\x18\b \x01(\bR\tisDefault\x12H\n" +
-	"\fcapabilities\x18\t \x01(\v2$.metamorph.chat.v1.ModelCapabilitiesR\fcapabilitiesB\xb8\x01\n" +
+	"is_default\x18\b \x01(\b\x12:\n" +
+	"\fcapabilities\x18\t \x01(\v2$.metamorph.chat.v1.ModelCapabilitiesB\xb8\x01\n" +
 	"\x15com.metamorph.chat.v1B\n" +
 	"ModelProtoP\x01Z-metamorph/clients/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
 

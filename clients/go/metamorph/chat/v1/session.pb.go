@@ -9,7 +9,6 @@
 package chatv1
 
 import (
-	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -225,36 +224,33 @@ var File_metamorph_chat_v1_session_proto protoreflect.FileDescriptor
 
 const file_metamorph_chat_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x1fmetamorph/chat/v1/session.proto\x12\x11metamorph.chat.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\b\n" +
-	"\aSession\x12&\n" +
+	"\x1fmetamorph/chat/v1/session.proto\x12\x11metamorph.chat.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x06\n" +
+	"\aSession\x12\x1b\n" +
 	"\n" +
-	"session_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\tsessionId\x12\x1e\n" +
-	"\x05title\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05title\x12E\n" +
-	"\x05model\x18\x03 \x01(\tB/\xbaH,\xd8\x01\x01r'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$R\x05model\x12.\n" +
-	"\rsystem_prompt\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06R\fsystemPrompt\x12|\n" +
-	"\bmetadata\x18\x05 \x03(\v2(.metamorph.chat.v1.Session.MetadataEntryB6\xbaH3\x9a\x010\x10 \"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$*\x05r\x03\x18\x80\x04R\bmetadata\x12\x1a\n" +
-	"\barchived\x18\x06 \x01(\bR\barchived\x12\x18\n" +
-	"\acreator\x18\a \x01(\tR\acreator\x12#\n" +
-	"\rmessage_count\x18\b \x01(\x05R\fmessageCount\x125\n" +
-	"\x17current_leaf_message_id\x18\t \x01(\tR\x14currentLeafMessageId\x123\n" +
+	"session_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@\x12\x17\n" +
+	"\x05title\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01\x12>\n" +
+	"\x05model\x18\x03 \x01(\tB/\xbaH,\xd8\x01\x01r'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$\x12 \n" +
+	"\rsystem_prompt\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06\x12r\n" +
+	"\bmetadata\x18\x05 \x03(\v2(.metamorph.chat.v1.Session.MetadataEntryB6\xbaH3\x9a\x010\x10 \"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$*\x05r\x03\x18\x80\x04\x12\x10\n" +
+	"\barchived\x18\x06 \x01(\b\x12\x0f\n" +
+	"\acreator\x18\a \x01(\t\x12\x15\n" +
+	"\rmessage_count\x18\b \x01(\x05\x12\x1f\n" +
+	"\x17current_leaf_message_id\x18\t \x01(\t\x12#\n" +
 	"\x10running_turn_ids\x18\n" +
-	" \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x0erunningTurnIds\x12;\n" +
-	"\vcreate_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x12;\n" +
-	"\vupdate_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\x12F\n" +
-	"\x11last_message_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x0flastMessageTime\x12\x1b\n" +
-	"\x04etag\x18\x0e \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\x12\x8b\x01\n" +
-	"\x06labels\x18\x0f \x03(\v2&.metamorph.chat.v1.Session.LabelsEntryBK\xbaHH\x9a\x01E\x10\b\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x182\x16^[A-Za-z0-9._-]{0,63}$R\x06labels\x120\n" +
-	"\rrecall_tokens\x18\x10 \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80\x01(\x00R\frecallTokens\x12\x1f\n" +
-	"\vmemory_tool\x18\x11 \x01(\bR\n" +
-	"memoryTool\x1a;\n" +
-	"\rMetadataEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
-	"\vLabelsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\xba\x01\n" +
+	" \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\a\x12/\n" +
+	"\vcreate_time\x18\v \x01(\v2\x1a.google.protobuf.Timestamp\x12/\n" +
+	"\vupdate_time\x18\f \x01(\v2\x1a.google.protobuf.Timestamp\x125\n" +
+	"\x11last_message_time\x18\r \x01(\v2\x1a.google.protobuf.Timestamp\x12\x15\n" +
+	"\x04etag\x18\x0e \x01(\tB\a\xbaH\x04r\x02\x18@\x12\x83\x01\n" +
+	"\x06labels\x18\x0f \x03(\v2&.metamorph.chat.v1.Session.LabelsEntryBK\xbaHH\x9a\x01E\x10\b\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x182\x16^[A-Za-z0-9._-]{0,63}$\x12\"\n" +
+	"\rrecall_tokens\x18\x10 \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80\x01(\x00\x12\x13\n" +
+	"\vmemory_tool\x18\x11 \x01(\b\x1a/\n" +
+	"\rMetadataEntry\x12\v\n" +
+	"\x03key\x18\x01 \x01(\t\x12\r\n" +
+	"\x05value\x18\x02 \x01(\t:\x028\x01\x1a-\n" +
+	"\vLabelsEntry\x12\v\n" +
+	"\x03key\x18\x01 \x01(\t\x12\r\n" +
+	"\x05value\x18\x02 \x01(\t:\x028\x01B\xba\x01\n" +
 	"\x15com.metamorph.chat.v1B\fSessionProtoP\x01Z-metamorph/clients/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
 
 var (

@@ -1266,106 +1266,93 @@ var File_metamorph_chat_v1_turn_proto protoreflect.FileDescriptor
 
 const file_metamorph_chat_v1_turn_proto_rawDesc = "" +
 	"\n" +
-	"\x1cmetamorph/chat/v1/turn.proto\x12\x11metamorph.chat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/chat/v1/message.proto\"K\n" +
-	"\vStopDetails\x12\x1a\n" +
-	"\bcategory\x18\x01 \x01(\tR\bcategory\x12 \n" +
-	"\vexplanation\x18\x02 \x01(\tR\vexplanation\"\xfe\x01\n" +
-	"\tTurnError\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\x12F\n" +
-	"\bmetadata\x18\x03 \x03(\v2*.metamorph.chat.v1.TurnError.MetadataEntryR\bmetadata\x12:\n" +
-	"\vretry_delay\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryDelay\x1a;\n" +
-	"\rMetadataEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x96\x06\n" +
-	"\x04Turn\x12\x17\n" +
-	"\aturn_id\x18\x01 \x01(\tR\x06turnId\x12\x1d\n" +
+	"\x1cmetamorph/chat/v1/turn.proto\x12\x11metamorph.chat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/chat/v1/message.proto\"4\n" +
+	"\vStopDetails\x12\x10\n" +
+	"\bcategory\x18\x01 \x01(\t\x12\x13\n" +
+	"\vexplanation\x18\x02 \x01(\t\"\xcb\x01\n" +
+	"\tTurnError\x12\x0e\n" +
+	"\x06reason\x18\x01 \x01(\t\x12\x0f\n" +
+	"\amessage\x18\x02 \x01(\t\x12<\n" +
+	"\bmetadata\x18\x03 \x03(\v2*.metamorph.chat.v1.TurnError.MetadataEntry\x12.\n" +
+	"\vretry_delay\x18\x04 \x01(\v2\x19.google.protobuf.Duration\x1a/\n" +
+	"\rMetadataEntry\x12\v\n" +
+	"\x03key\x18\x01 \x01(\t\x12\r\n" +
+	"\x05value\x18\x02 \x01(\t:\x028\x01\"\xdf\x04\n" +
+	"\x04Turn\x12\x0f\n" +
+	"\aturn_id\x18\x01 \x01(\t\x12\x12\n" +
 	"\n" +
-	"session_id\x18\x02 \x01(\tR\tsessionId\x12&\n" +
-	"\x0fuser_message_id\x18\x03 \x01(\tR\ruserMessageId\x12(\n" +
-	"\x10reply_message_id\x18\x04 \x01(\tR\x0ereplyMessageId\x125\n" +
-	"\x06status\x18\x05 \x01(\x0e2\x1d.metamorph.chat.v1.TurnStatusR\x06status\x12>\n" +
-	"\vstop_reason\x18\x06 \x01(\x0e2\x1d.metamorph.chat.v1.StopReasonR\n" +
-	"stopReason\x12.\n" +
-	"\x05usage\x18\a \x01(\v2\x18.metamorph.chat.v1.UsageR\x05usage\x12\x14\n" +
-	"\x05model\x18\b \x01(\tR\x05model\x12\x1f\n" +
-	"\vmodel_calls\x18\t \x01(\x05R\n" +
-	"modelCalls\x122\n" +
+	"session_id\x18\x02 \x01(\t\x12\x17\n" +
+	"\x0fuser_message_id\x18\x03 \x01(\t\x12\x18\n" +
+	"\x10reply_message_id\x18\x04 \x01(\t\x12-\n" +
+	"\x06status\x18\x05 \x01(\x0e2\x1d.metamorph.chat.v1.TurnStatus\x122\n" +
+	"\vstop_reason\x18\x06 \x01(\x0e2\x1d.metamorph.chat.v1.StopReason\x12'\n" +
+	"\x05usage\x18\a \x01(\v2\x18.metamorph.chat.v1.Usage\x12\r\n" +
+	"\x05model\x18\b \x01(\t\x12\x13\n" +
+	"\vmodel_calls\x18\t \x01(\x05\x12+\n" +
 	"\x05error\x18\n" +
-	" \x01(\v2\x1c.metamorph.chat.v1.TurnErrorR\x05error\x12#\n" +
-	"\rlast_sequence\x18\v \x01(\x05R\flastSequence\x12\x18\n" +
-	"\acreator\x18\f \x01(\tR\acreator\x12;\n" +
-	"\vcreate_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x12;\n" +
-	"\vfinish_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"finishTime\x12A\n" +
-	"\fstop_details\x18\x0f \x01(\v2\x1e.metamorph.chat.v1.StopDetailsR\vstopDetails\x12;\n" +
-	"\x06labels\x18\x10 \x03(\v2#.metamorph.chat.v1.Turn.LabelsEntryR\x06labels\x1a9\n" +
-	"\vLabelsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"j\n" +
-	"\vTurnStarted\x12\x1d\n" +
+	" \x01(\v2\x1c.metamorph.chat.v1.TurnError\x12\x15\n" +
+	"\rlast_sequence\x18\v \x01(\x05\x12\x0f\n" +
+	"\acreator\x18\f \x01(\t\x12/\n" +
+	"\vcreate_time\x18\r \x01(\v2\x1a.google.protobuf.Timestamp\x12/\n" +
+	"\vfinish_time\x18\x0e \x01(\v2\x1a.google.protobuf.Timestamp\x124\n" +
+	"\fstop_details\x18\x0f \x01(\v2\x1e.metamorph.chat.v1.StopDetails\x123\n" +
+	"\x06labels\x18\x10 \x03(\v2#.metamorph.chat.v1.Turn.LabelsEntry\x1a-\n" +
+	"\vLabelsEntry\x12\v\n" +
+	"\x03key\x18\x01 \x01(\t\x12\r\n" +
+	"\x05value\x18\x02 \x01(\t:\x028\x01\"I\n" +
+	"\vTurnStarted\x12\x12\n" +
 	"\n" +
-	"session_id\x18\x01 \x01(\tR\tsessionId\x12&\n" +
-	"\x0fuser_message_id\x18\x02 \x01(\tR\ruserMessageId\x12\x14\n" +
-	"\x05model\x18\x03 \x01(\tR\x05model\"@\n" +
-	"\tTextDelta\x12\x1f\n" +
-	"\vblock_index\x18\x01 \x01(\x05R\n" +
-	"blockIndex\x12\x12\n" +
-	"\x04text\x18\x02 \x01(\tR\x04text\"D\n" +
-	"\rThinkingDelta\x12\x1f\n" +
-	"\vblock_index\x18\x01 \x01(\x05R\n" +
-	"blockIndex\x12\x12\n" +
-	"\x04text\x18\x02 \x01(\tR\x04text\"t\n" +
-	"\aToolUse\x12\x1f\n" +
-	"\vblock_index\x18\x01 \x01(\x05R\n" +
-	"blockIndex\x12\x1e\n" +
-	"\vtool_use_id\x18\x02 \x01(\tR\ttoolUseId\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
-	"\x05input\x18\x04 \x01(\tR\x05input\"=\n" +
-	"\vUsageUpdate\x12.\n" +
-	"\x05usage\x18\x01 \x01(\v2\x18.metamorph.chat.v1.UsageR\x05usage\"G\n" +
+	"session_id\x18\x01 \x01(\t\x12\x17\n" +
+	"\x0fuser_message_id\x18\x02 \x01(\t\x12\r\n" +
+	"\x05model\x18\x03 \x01(\t\".\n" +
+	"\tTextDelta\x12\x13\n" +
+	"\vblock_index\x18\x01 \x01(\x05\x12\f\n" +
+	"\x04text\x18\x02 \x01(\t\"2\n" +
+	"\rThinkingDelta\x12\x13\n" +
+	"\vblock_index\x18\x01 \x01(\x05\x12\f\n" +
+	"\x04text\x18\x02 \x01(\t\"P\n" +
+	"\aToolUse\x12\x13\n" +
+	"\vblock_index\x18\x01 \x01(\x05\x12\x13\n" +
+	"\vtool_use_id\x18\x02 \x01(\t\x12\f\n" +
+	"\x04name\x18\x03 \x01(\t\x12\r\n" +
+	"\x05input\x18\x04 \x01(\t\"6\n" +
+	"\vUsageUpdate\x12'\n" +
+	"\x05usage\x18\x01 \x01(\v2\x18.metamorph.chat.v1.Usage\"2\n" +
 	"\n" +
-	"Compaction\x12\x1f\n" +
-	"\vblock_index\x18\x01 \x01(\x05R\n" +
-	"blockIndex\x12\x18\n" +
-	"\asummary\x18\x02 \x01(\tR\asummary\"1\n" +
-	"\x10MemoriesRecalled\x12\x1d\n" +
+	"Compaction\x12\x13\n" +
+	"\vblock_index\x18\x01 \x01(\x05\x12\x0f\n" +
+	"\asummary\x18\x02 \x01(\t\"&\n" +
+	"\x10MemoriesRecalled\x12\x12\n" +
 	"\n" +
-	"memory_ids\x18\x01 \x03(\tR\tmemoryIds\"|\n" +
+	"memory_ids\x18\x01 \x03(\t\"V\n" +
 	"\n" +
-	"ToolResult\x12\x1f\n" +
-	"\vblock_index\x18\x01 \x01(\x05R\n" +
-	"blockIndex\x12\x1e\n" +
-	"\vtool_use_id\x18\x02 \x01(\tR\ttoolUseId\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\tR\x04text\x12\x19\n" +
-	"\bis_error\x18\x04 \x01(\bR\aisError\"\xe2\x02\n" +
-	"\fTurnFinished\x125\n" +
-	"\x06status\x18\x01 \x01(\x0e2\x1d.metamorph.chat.v1.TurnStatusR\x06status\x124\n" +
-	"\amessage\x18\x02 \x01(\v2\x1a.metamorph.chat.v1.MessageR\amessage\x12>\n" +
-	"\vstop_reason\x18\x03 \x01(\x0e2\x1d.metamorph.chat.v1.StopReasonR\n" +
-	"stopReason\x12.\n" +
-	"\x05usage\x18\x04 \x01(\v2\x18.metamorph.chat.v1.UsageR\x05usage\x122\n" +
-	"\x05error\x18\x05 \x01(\v2\x1c.metamorph.chat.v1.TurnErrorR\x05error\x12A\n" +
-	"\fstop_details\x18\x06 \x01(\v2\x1e.metamorph.chat.v1.StopDetailsR\vstopDetails\"\xb5\x05\n" +
-	"\tTurnEvent\x12\x17\n" +
-	"\aturn_id\x18\x01 \x01(\tR\x06turnId\x12\x1a\n" +
-	"\bsequence\x18\x02 \x01(\x05R\bsequence\x12C\n" +
-	"\fturn_started\x18\x03 \x01(\v2\x1e.metamorph.chat.v1.TurnStartedH\x00R\vturnStarted\x12=\n" +
+	"ToolResult\x12\x13\n" +
+	"\vblock_index\x18\x01 \x01(\x05\x12\x13\n" +
+	"\vtool_use_id\x18\x02 \x01(\t\x12\f\n" +
+	"\x04text\x18\x03 \x01(\t\x12\x10\n" +
+	"\bis_error\x18\x04 \x01(\b\"\xaa\x02\n" +
+	"\fTurnFinished\x12-\n" +
+	"\x06status\x18\x01 \x01(\x0e2\x1d.metamorph.chat.v1.TurnStatus\x12+\n" +
+	"\amessage\x18\x02 \x01(\v2\x1a.metamorph.chat.v1.Message\x122\n" +
+	"\vstop_reason\x18\x03 \x01(\x0e2\x1d.metamorph.chat.v1.StopReason\x12'\n" +
+	"\x05usage\x18\x04 \x01(\v2\x18.metamorph.chat.v1.Usage\x12+\n" +
+	"\x05error\x18\x05 \x01(\v2\x1c.metamorph.chat.v1.TurnError\x124\n" +
+	"\fstop_details\x18\x06 \x01(\v2\x1e.metamorph.chat.v1.StopDetails\"\xae\x04\n" +
+	"\tTurnEvent\x12\x0f\n" +
+	"\aturn_id\x18\x01 \x01(\t\x12\x10\n" +
+	"\bsequence\x18\x02 \x01(\x05\x126\n" +
+	"\fturn_started\x18\x03 \x01(\v2\x1e.metamorph.chat.v1.TurnStartedH\x00\x122\n" +
 	"\n" +
-	"text_delta\x18\x04 \x01(\v2\x1c.metamorph.chat.v1.TextDeltaH\x00R\ttextDelta\x12I\n" +
-	"\x0ethinking_delta\x18\x05 \x01(\v2 .metamorph.chat.v1.ThinkingDeltaH\x00R\rthinkingDelta\x127\n" +
-	"\btool_use\x18\x06 \x01(\v2\x1a.metamorph.chat.v1.ToolUseH\x00R\atoolUse\x12C\n" +
-	"\fusage_update\x18\a \x01(\v2\x1e.metamorph.chat.v1.UsageUpdateH\x00R\vusageUpdate\x12F\n" +
-	"\rturn_finished\x18\b \x01(\v2\x1f.metamorph.chat.v1.TurnFinishedH\x00R\fturnFinished\x12?\n" +
+	"text_delta\x18\x04 \x01(\v2\x1c.metamorph.chat.v1.TextDeltaH\x00\x12:\n" +
+	"\x0ethinking_delta\x18\x05 \x01(\v2 .metamorph.chat.v1.ThinkingDeltaH\x00\x12.\n" +
+	"\btool_use\x18\x06 \x01(\v2\x1a.metamorph.chat.v1.ToolUseH\x00\x126\n" +
+	"\fusage_update\x18\a \x01(\v2\x1e.metamorph.chat.v1.UsageUpdateH\x00\x128\n" +
+	"\rturn_finished\x18\b \x01(\v2\x1f.metamorph.chat.v1.TurnFinishedH\x00\x123\n" +
 	"\n" +
-	"compaction\x18\t \x01(\v2\x1d.metamorph.chat.v1.CompactionH\x00R\n" +
-	"compaction\x12R\n" +
+	"compaction\x18\t \x01(\v2\x1d.metamorph.chat.v1.CompactionH\x00\x12@\n" +
 	"\x11memories_recalled\x18\n" +
-	" \x01(\v2#.metamorph.chat.v1.MemoriesRecalledH\x00R\x10memoriesRecalled\x12@\n" +
-	"\vtool_result\x18\v \x01(\v2\x1d.metamorph.chat.v1.ToolResultH\x00R\n" +
-	"toolResultB\a\n" +
+	" \x01(\v2#.metamorph.chat.v1.MemoriesRecalledH\x00\x124\n" +
+	"\vtool_result\x18\v \x01(\v2\x1d.metamorph.chat.v1.ToolResultH\x00B\a\n" +
 	"\x05event*\xad\x01\n" +
 	"\n" +
 	"TurnStatus\x12\x1b\n" +

@@ -167,26 +167,25 @@ var File_metamorph_vault_v1_audit_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x1emetamorph/vault/v1/audit.proto\x12\x12metamorph.vault.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/vault/v1/change.proto\"\xf0\x03\n" +
+	"\x1emetamorph/vault/v1/audit.proto\x12\x12metamorph.vault.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/vault/v1/change.proto\"\x85\x03\n" +
 	"\n" +
-	"AuditEvent\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\x129\n" +
+	"AuditEvent\x12\x10\n" +
+	"\brevision\x18\x01 \x01(\x03\x12.\n" +
 	"\n" +
-	"event_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\teventTime\x12\x14\n" +
-	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x1a\n" +
-	"\boperator\x18\x04 \x01(\bR\boperator\x12\x17\n" +
-	"\acall_id\x18\x05 \x01(\tR\x06callId\x12?\n" +
-	"\bresource\x18\x06 \x01(\x0e2#.metamorph.vault.v1.ChangedResourceR\bresource\x12\x1f\n" +
-	"\vresource_id\x18\a \x01(\tR\n" +
-	"resourceId\x122\n" +
-	"\x04verb\x18\b \x01(\x0e2\x1e.metamorph.vault.v1.ChangeVerbR\x04verb\x12E\n" +
-	"\adetails\x18\t \x03(\v2+.metamorph.vault.v1.AuditEvent.DetailsEntryR\adetails\x12\x15\n" +
+	"event_time\x18\x02 \x01(\v2\x1a.google.protobuf.Timestamp\x12\r\n" +
+	"\x05actor\x18\x03 \x01(\t\x12\x10\n" +
+	"\boperator\x18\x04 \x01(\b\x12\x0f\n" +
+	"\acall_id\x18\x05 \x01(\t\x125\n" +
+	"\bresource\x18\x06 \x01(\x0e2#.metamorph.vault.v1.ChangedResource\x12\x13\n" +
+	"\vresource_id\x18\a \x01(\t\x12,\n" +
+	"\x04verb\x18\b \x01(\x0e2\x1e.metamorph.vault.v1.ChangeVerb\x12<\n" +
+	"\adetails\x18\t \x03(\v2+.metamorph.vault.v1.AuditEvent.DetailsEntry\x12\x0e\n" +
 	"\x06key_id\x18\n" +
-	" \x01(\tR\x05keyId\x12\x10\n" +
-	"\x03mac\x18\v \x01(\fR\x03mac\x1a:\n" +
-	"\fDetailsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\xbf\x01\n" +
+	" \x01(\t\x12\v\n" +
+	"\x03mac\x18\v \x01(\f\x1a.\n" +
+	"\fDetailsEntry\x12\v\n" +
+	"\x03key\x18\x01 \x01(\t\x12\r\n" +
+	"\x05value\x18\x02 \x01(\t:\x028\x01B\xbf\x01\n" +
 	"\x16com.metamorph.vault.v1B\n" +
 	"AuditProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 

@@ -334,17 +334,15 @@ var File_metamorph_vault_v1_change_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_change_proto_rawDesc = "" +
 	"\n" +
-	"\x1fmetamorph/vault/v1/change.proto\x12\x12metamorph.vault.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa6\x02\n" +
-	"\x06Change\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\x12;\n" +
-	"\vchange_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"changeTime\x12\x14\n" +
-	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x17\n" +
-	"\acall_id\x18\x04 \x01(\tR\x06callId\x12?\n" +
-	"\bresource\x18\x05 \x01(\x0e2#.metamorph.vault.v1.ChangedResourceR\bresource\x12\x1f\n" +
-	"\vresource_id\x18\x06 \x01(\tR\n" +
-	"resourceId\x122\n" +
-	"\x04verb\x18\a \x01(\x0e2\x1e.metamorph.vault.v1.ChangeVerbR\x04verb*\xbd\x03\n" +
+	"\x1fmetamorph/vault/v1/change.proto\x12\x12metamorph.vault.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe5\x01\n" +
+	"\x06Change\x12\x10\n" +
+	"\brevision\x18\x01 \x01(\x03\x12/\n" +
+	"\vchange_time\x18\x02 \x01(\v2\x1a.google.protobuf.Timestamp\x12\r\n" +
+	"\x05actor\x18\x03 \x01(\t\x12\x0f\n" +
+	"\acall_id\x18\x04 \x01(\t\x125\n" +
+	"\bresource\x18\x05 \x01(\x0e2#.metamorph.vault.v1.ChangedResource\x12\x13\n" +
+	"\vresource_id\x18\x06 \x01(\t\x12,\n" +
+	"\x04verb\x18\a \x01(\x0e2\x1e.metamorph.vault.v1.ChangeVerb*\xbd\x03\n" +
 	"\x0fChangedResource\x12 \n" +
 	"\x1cCHANGED_RESOURCE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16CHANGED_RESOURCE_VAULT\x10\x01\x12!\n" +

@@ -110,15 +110,14 @@ var File_metamorph_vault_v1_export_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_export_proto_rawDesc = "" +
 	"\n" +
-	"\x1fmetamorph/vault/v1/export.proto\x12\x12metamorph.vault.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x01\n" +
-	"\x06Export\x12\x1b\n" +
-	"\texport_id\x18\x01 \x01(\tR\bexportId\x12;\n" +
-	"\vcreate_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x12\x1d\n" +
+	"\x1fmetamorph/vault/v1/export.proto\x12\x12metamorph.vault.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8e\x01\n" +
+	"\x06Export\x12\x11\n" +
+	"\texport_id\x18\x01 \x01(\t\x12/\n" +
+	"\vcreate_time\x18\x02 \x01(\v2\x1a.google.protobuf.Timestamp\x12\x12\n" +
 	"\n" +
-	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12%\n" +
-	"\x0eexpected_bytes\x18\x04 \x01(\x03R\rexpectedBytes\x12!\n" +
-	"\foperation_id\x18\x05 \x01(\tR\voperationIdB\xc0\x01\n" +
+	"size_bytes\x18\x03 \x01(\x03\x12\x16\n" +
+	"\x0eexpected_bytes\x18\x04 \x01(\x03\x12\x14\n" +
+	"\foperation_id\x18\x05 \x01(\tB\xc0\x01\n" +
 	"\x16com.metamorph.vault.v1B\vExportProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (

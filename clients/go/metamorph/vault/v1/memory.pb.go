@@ -9,7 +9,6 @@
 package vaultv1
 
 import (
-	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -327,39 +326,35 @@ var File_metamorph_vault_v1_memory_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_memory_proto_rawDesc = "" +
 	"\n" +
-	"\x1fmetamorph/vault/v1/memory.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\x06\n" +
-	"\x06Memory\x12$\n" +
-	"\tmemory_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\bmemoryId\x12<\n" +
-	"\x04type\x18\x02 \x01(\x0e2\x1e.metamorph.vault.v1.MemoryTypeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04type\x12\"\n" +
-	"\acontent\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80@R\acontent\x12<\n" +
+	"\x1fmetamorph/vault/v1/memory.proto\x12\x12metamorph.vault.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa6\x05\n" +
+	"\x06Memory\x12\x1a\n" +
+	"\tmemory_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@\x126\n" +
+	"\x04type\x18\x02 \x01(\x0e2\x1e.metamorph.vault.v1.MemoryTypeB\b\xbaH\x05\x82\x01\x02\x10\x01\x12\x19\n" +
+	"\acontent\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80@\x120\n" +
 	"\n" +
-	"importance\x18\x04 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\n" +
-	"importance\x88\x01\x01\x12|\n" +
-	"\bmetadata\x18\x05 \x03(\v2(.metamorph.vault.v1.Memory.MetadataEntryB6\xbaH3\x9a\x010\x10\x10\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$*\x05r\x03\x18\x80\x04R\bmetadata\x12E\n" +
-	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x02@\x01R\n" +
-	"expireTime\x12&\n" +
+	"importance\x18\x04 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12r\n" +
+	"\bmetadata\x18\x05 \x03(\v2(.metamorph.vault.v1.Memory.MetadataEntryB6\xbaH3\x9a\x010\x10\x10\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$*\x05r\x03\x18\x80\x04\x129\n" +
+	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x02@\x01\x12\x1b\n" +
 	"\n" +
-	"session_id\x18\a \x01(\tB\a\xbaH\x04r\x02\x18@R\tsessionId\x12&\n" +
+	"session_id\x18\a \x01(\tB\a\xbaH\x04r\x02\x18@\x12\x1b\n" +
 	"\n" +
-	"message_id\x18\b \x01(\tB\a\xbaH\x04r\x02\x18@R\tmessageId\x12#\n" +
-	"\rsuperseded_by\x18\t \x01(\tR\fsupersededBy\x12\x18\n" +
+	"message_id\x18\b \x01(\tB\a\xbaH\x04r\x02\x18@\x12\x15\n" +
+	"\rsuperseded_by\x18\t \x01(\t\x12\x0f\n" +
 	"\acreator\x18\n" +
-	" \x01(\tR\acreator\x12;\n" +
-	"\vcreate_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x12;\n" +
-	"\vupdate_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\x12>\n" +
-	"\rlast_use_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x12\x1b\n" +
-	"\x04etag\x18\x0e \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\x1a;\n" +
-	"\rMetadataEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\r\n" +
-	"\v_importance\"\x8f\x01\n" +
-	"\vMemoryMatch\x122\n" +
-	"\x06memory\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.MemoryR\x06memory\x12\x14\n" +
-	"\x05score\x18\x02 \x01(\x01R\x05score\x12\x1c\n" +
-	"\trelevance\x18\x03 \x01(\x01R\trelevance\x12\x18\n" +
-	"\arecency\x18\x04 \x01(\x01R\arecency*w\n" +
+	" \x01(\t\x12/\n" +
+	"\vcreate_time\x18\v \x01(\v2\x1a.google.protobuf.Timestamp\x12/\n" +
+	"\vupdate_time\x18\f \x01(\v2\x1a.google.protobuf.Timestamp\x121\n" +
+	"\rlast_use_time\x18\r \x01(\v2\x1a.google.protobuf.Timestamp\x12\x15\n" +
+	"\x04etag\x18\x0e \x01(\tB\a\xbaH\x04r\x02\x18@\x1a/\n" +
+	"\rMetadataEntry\x12\v\n" +
+	"\x03key\x18\x01 \x01(\t\x12\r\n" +
+	"\x05value\x18\x02 \x01(\t:\x028\x01B\r\n" +
+	"\v_importance\"l\n" +
+	"\vMemoryMatch\x12*\n" +
+	"\x06memory\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.Memory\x12\r\n" +
+	"\x05score\x18\x02 \x01(\x01\x12\x11\n" +
+	"\trelevance\x18\x03 \x01(\x01\x12\x0f\n" +
+	"\arecency\x18\x04 \x01(\x01*w\n" +
 	"\n" +
 	"MemoryType\x12\x1b\n" +
 	"\x17MEMORY_TYPE_UNSPECIFIED\x10\x00\x12\x18\n" +

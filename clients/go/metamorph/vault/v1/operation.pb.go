@@ -436,36 +436,34 @@ var File_metamorph_vault_v1_operation_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_operation_proto_rawDesc = "" +
 	"\n" +
-	"\"metamorph/vault/v1/operation.proto\x12\x12metamorph.vault.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x04\n" +
-	"\tOperation\x12!\n" +
-	"\foperation_id\x18\x01 \x01(\tR\voperationId\x12\x19\n" +
-	"\bvault_id\x18\x02 \x01(\tR\avaultId\x125\n" +
-	"\x04kind\x18\x03 \x01(\x0e2!.metamorph.vault.v1.OperationKindR\x04kind\x12\x16\n" +
-	"\x06target\x18\x04 \x01(\tR\x06target\x12\x18\n" +
-	"\acreator\x18\x05 \x01(\tR\acreator\x12;\n" +
-	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x12\x12\n" +
-	"\x04done\x18\a \x01(\bR\x04done\x125\n" +
-	"\bend_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12A\n" +
-	"\bprogress\x18\t \x01(\v2%.metamorph.vault.v1.OperationProgressR\bprogress\x12:\n" +
+	"\"metamorph/vault/v1/operation.proto\x12\x12metamorph.vault.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa2\x03\n" +
+	"\tOperation\x12\x14\n" +
+	"\foperation_id\x18\x01 \x01(\t\x12\x10\n" +
+	"\bvault_id\x18\x02 \x01(\t\x12/\n" +
+	"\x04kind\x18\x03 \x01(\x0e2!.metamorph.vault.v1.OperationKind\x12\x0e\n" +
+	"\x06target\x18\x04 \x01(\t\x12\x0f\n" +
+	"\acreator\x18\x05 \x01(\t\x12/\n" +
+	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.Timestamp\x12\f\n" +
+	"\x04done\x18\a \x01(\b\x12,\n" +
+	"\bend_time\x18\b \x01(\v2\x1a.google.protobuf.Timestamp\x127\n" +
+	"\bprogress\x18\t \x01(\v2%.metamorph.vault.v1.OperationProgress\x123\n" +
 	"\x05error\x18\n" +
-	" \x01(\v2\".metamorph.vault.v1.OperationErrorH\x00R\x05error\x12=\n" +
-	"\x06result\x18\v \x01(\v2#.metamorph.vault.v1.OperationResultH\x00R\x06resultB\t\n" +
-	"\aoutcome\"g\n" +
-	"\x11OperationProgress\x12\x1d\n" +
+	" \x01(\v2\".metamorph.vault.v1.OperationErrorH\x00\x125\n" +
+	"\x06result\x18\v \x01(\v2#.metamorph.vault.v1.OperationResultH\x00B\t\n" +
+	"\aoutcome\"J\n" +
+	"\x11OperationProgress\x12\x12\n" +
 	"\n" +
-	"done_count\x18\x01 \x01(\x03R\tdoneCount\x12\x1f\n" +
-	"\vtotal_count\x18\x02 \x01(\x03R\n" +
-	"totalCount\x12\x12\n" +
-	"\x04unit\x18\x03 \x01(\tR\x04unit\"B\n" +
-	"\x0eOperationError\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\x95\x01\n" +
-	"\x0fOperationResult\x12G\n" +
-	"\x06counts\x18\x01 \x03(\v2/.metamorph.vault.v1.OperationResult.CountsEntryR\x06counts\x1a9\n" +
-	"\vCountsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01*\xfa\x01\n" +
+	"done_count\x18\x01 \x01(\x03\x12\x13\n" +
+	"\vtotal_count\x18\x02 \x01(\x03\x12\f\n" +
+	"\x04unit\x18\x03 \x01(\t\"1\n" +
+	"\x0eOperationError\x12\x0e\n" +
+	"\x06reason\x18\x01 \x01(\t\x12\x0f\n" +
+	"\amessage\x18\x02 \x01(\t\"\x81\x01\n" +
+	"\x0fOperationResult\x12?\n" +
+	"\x06counts\x18\x01 \x03(\v2/.metamorph.vault.v1.OperationResult.CountsEntry\x1a-\n" +
+	"\vCountsEntry\x12\v\n" +
+	"\x03key\x18\x01 \x01(\t\x12\r\n" +
+	"\x05value\x18\x02 \x01(\x03:\x028\x01*\xfa\x01\n" +
 	"\rOperationKind\x12\x1e\n" +
 	"\x1aOPERATION_KIND_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cOPERATION_KIND_CREATE_BACKUP\x10\x01\x12 \n" +

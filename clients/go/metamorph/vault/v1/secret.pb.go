@@ -219,29 +219,25 @@ var File_metamorph_vault_v1_secret_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_secret_proto_rawDesc = "" +
 	"\n" +
-	"\x1fmetamorph/vault/v1/secret.proto\x12\x12metamorph.vault.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x82\x03\n" +
-	"\x06Secret\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\x05R\aversion\x12>\n" +
-	"\x06labels\x18\x03 \x03(\v2&.metamorph.vault.v1.Secret.LabelsEntryR\x06labels\x12;\n" +
-	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\x12\x18\n" +
-	"\acreator\x18\x05 \x01(\tR\acreator\x12;\n" +
-	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x12;\n" +
-	"\vupdate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\x1a9\n" +
-	"\vLabelsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe9\x01\n" +
-	"\rSecretVersion\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\x05R\aversion\x12\x14\n" +
-	"\x05value\x18\x03 \x01(\fR\x05value\x12\x18\n" +
-	"\acreator\x18\x04 \x01(\tR\acreator\x12;\n" +
-	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x12=\n" +
-	"\fdestroy_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vdestroyTimeB\xc0\x01\n" +
+	"\x1fmetamorph/vault/v1/secret.proto\x12\x12metamorph.vault.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x02\n" +
+	"\x06Secret\x12\f\n" +
+	"\x04name\x18\x01 \x01(\t\x12\x0f\n" +
+	"\aversion\x18\x02 \x01(\x05\x126\n" +
+	"\x06labels\x18\x03 \x03(\v2&.metamorph.vault.v1.Secret.LabelsEntry\x12/\n" +
+	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.Timestamp\x12\x0f\n" +
+	"\acreator\x18\x05 \x01(\t\x12/\n" +
+	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.Timestamp\x12/\n" +
+	"\vupdate_time\x18\a \x01(\v2\x1a.google.protobuf.Timestamp\x1a-\n" +
+	"\vLabelsEntry\x12\v\n" +
+	"\x03key\x18\x01 \x01(\t\x12\r\n" +
+	"\x05value\x18\x02 \x01(\t:\x028\x01\"\xb1\x01\n" +
+	"\rSecretVersion\x12\f\n" +
+	"\x04name\x18\x01 \x01(\t\x12\x0f\n" +
+	"\aversion\x18\x02 \x01(\x05\x12\r\n" +
+	"\x05value\x18\x03 \x01(\f\x12\x0f\n" +
+	"\acreator\x18\x04 \x01(\t\x12/\n" +
+	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.Timestamp\x120\n" +
+	"\fdestroy_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\xc0\x01\n" +
 	"\x16com.metamorph.vault.v1B\vSecretProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (

@@ -9,7 +9,6 @@
 package vaultv1
 
 import (
-	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -611,53 +610,52 @@ var File_metamorph_vault_v1_usage_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_usage_proto_rawDesc = "" +
 	"\n" +
-	"\x1emetamorph/vault/v1/usage.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/chat/v1/message.proto\"\xdc\x02\n" +
-	"\x06Budget\x122\n" +
-	"\x0etokens_per_day\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\ftokensPerDay\x88\x01\x01\x126\n" +
-	"\x10tokens_per_month\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x01R\x0etokensPerMonth\x88\x01\x01\x12@\n" +
-	"\x16cost_usd_nanos_per_day\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x02R\x12costUsdNanosPerDay\x88\x01\x01\x12D\n" +
-	"\x18cost_usd_nanos_per_month\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x03R\x14costUsdNanosPerMonth\x88\x01\x01B\x11\n" +
+	"\x1emetamorph/vault/v1/usage.proto\x12\x12metamorph.vault.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/chat/v1/message.proto\"\x94\x02\n" +
+	"\x06Budget\x12$\n" +
+	"\x0etokens_per_day\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12&\n" +
+	"\x10tokens_per_month\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12,\n" +
+	"\x16cost_usd_nanos_per_day\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x02\x88\x01\x01\x12.\n" +
+	"\x18cost_usd_nanos_per_month\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x03\x88\x01\x01B\x11\n" +
 	"\x0f_tokens_per_dayB\x13\n" +
 	"\x11_tokens_per_monthB\x19\n" +
 	"\x17_cost_usd_nanos_per_dayB\x1b\n" +
-	"\x19_cost_usd_nanos_per_month\"e\n" +
+	"\x19_cost_usd_nanos_per_month\"U\n" +
 	"\n" +
-	"UserBudget\x12#\n" +
+	"UserBudget\x12\x1b\n" +
 	"\auser_id\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x06userId\x122\n" +
-	"\x06budget\x18\x02 \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x06budget\"\x96\x01\n" +
-	"\vLabelBudget\x12S\n" +
-	"\x05label\x18\x01 \x01(\tB=\xbaH:r826^[A-Za-z0-9][A-Za-z0-9._-]{0,62}=[A-Za-z0-9._-]{0,63}$R\x05label\x122\n" +
-	"\x06budget\x18\x02 \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x06budget\"\xae\x03\n" +
-	"\x0eSubjectBudgets\x12=\n" +
-	"\fdefault_user\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.BudgetR\vdefaultUser\x12>\n" +
-	"\x05users\x18\x02 \x03(\v2\x1e.metamorph.vault.v1.UserBudgetB\b\xbaH\x05\x92\x01\x02\x10dR\x05users\x12A\n" +
-	"\x06labels\x18\x03 \x03(\v2\x1f.metamorph.vault.v1.LabelBudgetB\b\xbaH\x05\x92\x01\x02\x10dR\x06labels:\xd9\x01\xbaH\xd5\x01\x1a\xd2\x01\n" +
-	"\x18subject_budgets.distinct\x12+a user or a label must not have two budgets\x1a\x88\x01(this.users.size() > 100 || this.users.map(u, u.user_id).unique()) && (this.labels.size() > 100 || this.labels.map(l, l.label).unique())\"\xea\x01\n" +
-	"\fBudgetStatus\x12\x16\n" +
-	"\x06budget\x18\x01 \x01(\tR\x06budget\x12\x14\n" +
-	"\x05limit\x18\x02 \x01(\x03R\x05limit\x12\x12\n" +
-	"\x04used\x18\x03 \x01(\x03R\x04used\x12\x1a\n" +
-	"\breserved\x18\x04 \x01(\x03R\breserved\x12\x12\n" +
-	"\x04left\x18\x05 \x01(\x03R\x04left\x129\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x02\x12*\n" +
+	"\x06budget\x18\x02 \x01(\v2\x1a.metamorph.vault.v1.Budget\"\x87\x01\n" +
+	"\vLabelBudget\x12L\n" +
+	"\x05label\x18\x01 \x01(\tB=\xbaH:r826^[A-Za-z0-9][A-Za-z0-9._-]{0,62}=[A-Za-z0-9._-]{0,63}$\x12*\n" +
+	"\x06budget\x18\x02 \x01(\v2\x1a.metamorph.vault.v1.Budget\"\x92\x03\n" +
+	"\x0eSubjectBudgets\x120\n" +
+	"\fdefault_user\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.Budget\x127\n" +
+	"\x05users\x18\x02 \x03(\v2\x1e.metamorph.vault.v1.UserBudgetB\b\xbaH\x05\x92\x01\x02\x10d\x129\n" +
+	"\x06labels\x18\x03 \x03(\v2\x1f.metamorph.vault.v1.LabelBudgetB\b\xbaH\x05\x92\x01\x02\x10d:\xd9\x01\xbaH\xd5\x01\x1a\xd2\x01\n" +
+	"\x18subject_budgets.distinct\x12+a user or a label must not have two budgets\x1a\x88\x01(this.users.size() > 100 || this.users.map(u, u.user_id).unique()) && (this.labels.size() > 100 || this.labels.map(l, l.label).unique())\"\xab\x01\n" +
+	"\fBudgetStatus\x12\x0e\n" +
+	"\x06budget\x18\x01 \x01(\t\x12\r\n" +
+	"\x05limit\x18\x02 \x01(\x03\x12\f\n" +
+	"\x04used\x18\x03 \x01(\x03\x12\x10\n" +
+	"\breserved\x18\x04 \x01(\x03\x12\f\n" +
+	"\x04left\x18\x05 \x01(\x03\x12.\n" +
 	"\n" +
-	"reset_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tresetTime\x12\x17\n" +
-	"\auser_id\x18\a \x01(\tR\x06userId\x12\x14\n" +
-	"\x05label\x18\b \x01(\tR\x05label\"h\n" +
-	"\rStorageStatus\x12!\n" +
-	"\fstored_bytes\x18\x01 \x01(\x03R\vstoredBytes\x12$\n" +
-	"\vlimit_bytes\x18\x02 \x01(\x03H\x00R\n" +
-	"limitBytes\x88\x01\x01B\x0e\n" +
-	"\f_limit_bytes\"\xc6\x01\n" +
-	"\bUsageRow\x12\x10\n" +
-	"\x03day\x18\x01 \x01(\tR\x03day\x12\x14\n" +
-	"\x05model\x18\x02 \x01(\tR\x05model\x12\x1d\n" +
+	"reset_time\x18\x06 \x01(\v2\x1a.google.protobuf.Timestamp\x12\x0f\n" +
+	"\auser_id\x18\a \x01(\t\x12\r\n" +
+	"\x05label\x18\b \x01(\t\"O\n" +
+	"\rStorageStatus\x12\x14\n" +
+	"\fstored_bytes\x18\x01 \x01(\x03\x12\x18\n" +
+	"\vlimit_bytes\x18\x02 \x01(\x03H\x00\x88\x01\x01B\x0e\n" +
+	"\f_limit_bytes\"\x92\x01\n" +
+	"\bUsageRow\x12\v\n" +
+	"\x03day\x18\x01 \x01(\t\x12\r\n" +
+	"\x05model\x18\x02 \x01(\t\x12\x12\n" +
 	"\n" +
-	"session_id\x18\x03 \x01(\tR\tsessionId\x12.\n" +
-	"\x05usage\x18\x04 \x01(\v2\x18.metamorph.chat.v1.UsageR\x05usage\x12\x14\n" +
-	"\x05turns\x18\x05 \x01(\x03R\x05turns\x12\x17\n" +
-	"\auser_id\x18\x06 \x01(\tR\x06userId\x12\x14\n" +
-	"\x05label\x18\a \x01(\tR\x05label*\xb0\x01\n" +
+	"session_id\x18\x03 \x01(\t\x12'\n" +
+	"\x05usage\x18\x04 \x01(\v2\x18.metamorph.chat.v1.Usage\x12\r\n" +
+	"\x05turns\x18\x05 \x01(\x03\x12\x0f\n" +
+	"\auser_id\x18\x06 \x01(\t\x12\r\n" +
+	"\x05label\x18\a \x01(\t*\xb0\x01\n" +
 	"\rUsageGrouping\x12\x1e\n" +
 	"\x1aUSAGE_GROUPING_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12USAGE_GROUPING_DAY\x10\x01\x12\x18\n" +

@@ -9,7 +9,6 @@
 package vaultv1
 
 import (
-	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
@@ -3254,251 +3253,239 @@ var File_metamorph_vault_v1_vault_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\n" +
-	"&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/audit.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\x1fmetamorph/vault/v1/export.proto\x1a\x1fmetamorph/vault/v1/memory.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1fmetamorph/vault/v1/secret.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xc4\x05\n" +
-	"\x05Vault\x12\x19\n" +
-	"\bvault_id\x18\x01 \x01(\tR\avaultId\x12+\n" +
-	"\fdisplay_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\x12T\n" +
-	"\rdefault_model\x18\x03 \x01(\tB/\xbaH,\xd8\x01\x01r'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$R\fdefaultModel\x12.\n" +
-	"\rsystem_prompt\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06R\fsystemPrompt\x12;\n" +
-	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x12;\n" +
-	"\vupdate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\x12\x1b\n" +
-	"\x04etag\x18\a \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\x122\n" +
-	"\x06budget\x18\b \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x06budget\x12C\n" +
-	"\x0foperator_budget\x18\t \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x0eoperatorBudget\x122\n" +
+	"&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/audit.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\x1fmetamorph/vault/v1/export.proto\x1a\x1fmetamorph/vault/v1/memory.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1fmetamorph/vault/v1/secret.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xa5\x04\n" +
+	"\x05Vault\x12\x10\n" +
+	"\bvault_id\x18\x01 \x01(\t\x12\x1e\n" +
+	"\fdisplay_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01\x12F\n" +
+	"\rdefault_model\x18\x03 \x01(\tB/\xbaH,\xd8\x01\x01r'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$\x12 \n" +
+	"\rsystem_prompt\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06\x12/\n" +
+	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.Timestamp\x12/\n" +
+	"\vupdate_time\x18\x06 \x01(\v2\x1a.google.protobuf.Timestamp\x12\x15\n" +
+	"\x04etag\x18\a \x01(\tB\a\xbaH\x04r\x02\x18@\x12*\n" +
+	"\x06budget\x18\b \x01(\v2\x1a.metamorph.vault.v1.Budget\x123\n" +
+	"\x0foperator_budget\x18\t \x01(\v2\x1a.metamorph.vault.v1.Budget\x12#\n" +
 	"\x0eretention_days\x18\n" +
-	" \x01(\x05B\v\xbaH\b\x1a\x06\x18\x94\x9d\x02(\x00R\rretentionDays\x12K\n" +
-	"\x0fsubject_budgets\x18\v \x01(\v2\".metamorph.vault.v1.SubjectBudgetsR\x0esubjectBudgets\x12\\\n" +
-	"\x18operator_subject_budgets\x18\f \x01(\v2\".metamorph.vault.v1.SubjectBudgetsR\x16operatorSubjectBudgets\"\x0f\n" +
-	"\rWhoAmIRequest\"\xda\x01\n" +
-	"\x0eWhoAmIResponse\x12\x19\n" +
-	"\bvault_id\x18\x01 \x01(\tR\avaultId\x12\x17\n" +
-	"\auser_id\x18\x02 \x01(\tR\x06userId\x12\x14\n" +
-	"\x05email\x18\x03 \x01(\tR\x05email\x12 \n" +
-	"\vpermissions\x18\x04 \x03(\tR\vpermissions\x12\x1f\n" +
-	"\vauth_method\x18\x05 \x01(\tR\n" +
-	"authMethod\x12;\n" +
-	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"F\n" +
-	"\x0fGetVaultRequest\x123\n" +
-	"\x11at_least_revision\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"_\n" +
-	"\x10GetVaultResponse\x12/\n" +
-	"\x05vault\x18\x01 \x01(\v2\x19.metamorph.vault.v1.VaultR\x05vault\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"\x92\x01\n" +
-	"\x12UpdateVaultRequest\x127\n" +
-	"\x05vault\x18\x01 \x01(\v2\x19.metamorph.vault.v1.VaultB\x06\xbaH\x03\xc8\x01\x01R\x05vault\x12C\n" +
-	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\n" +
-	"updateMask\"b\n" +
-	"\x13UpdateVaultResponse\x12/\n" +
-	"\x05vault\x18\x01 \x01(\v2\x19.metamorph.vault.v1.VaultR\x05vault\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"\xa8\x06\n" +
-	"\x0fGetUsageRequest\x12C\n" +
-	"\tstart_day\x18\x01 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$R\bstartDay\x12?\n" +
-	"\aend_day\x18\x02 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$R\x06endDay\x12-\n" +
+	" \x01(\x05B\v\xbaH\b\x1a\x06\x18\x94\x9d\x02(\x00\x12;\n" +
+	"\x0fsubject_budgets\x18\v \x01(\v2\".metamorph.vault.v1.SubjectBudgets\x12D\n" +
+	"\x18operator_subject_budgets\x18\f \x01(\v2\".metamorph.vault.v1.SubjectBudgets\"\x0f\n" +
+	"\rWhoAmIRequest\"\x9d\x01\n" +
+	"\x0eWhoAmIResponse\x12\x10\n" +
+	"\bvault_id\x18\x01 \x01(\t\x12\x0f\n" +
+	"\auser_id\x18\x02 \x01(\t\x12\r\n" +
+	"\x05email\x18\x03 \x01(\t\x12\x13\n" +
+	"\vpermissions\x18\x04 \x03(\t\x12\x13\n" +
+	"\vauth_method\x18\x05 \x01(\t\x12/\n" +
+	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.Timestamp\"5\n" +
+	"\x0fGetVaultRequest\x12\"\n" +
+	"\x11at_least_revision\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00\"N\n" +
+	"\x10GetVaultResponse\x12(\n" +
+	"\x05vault\x18\x01 \x01(\v2\x19.metamorph.vault.v1.Vault\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\"\x7f\n" +
+	"\x12UpdateVaultRequest\x120\n" +
+	"\x05vault\x18\x01 \x01(\v2\x19.metamorph.vault.v1.VaultB\x06\xbaH\x03\xc8\x01\x01\x127\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\"Q\n" +
+	"\x13UpdateVaultResponse\x12(\n" +
+	"\x05vault\x18\x01 \x01(\v2\x19.metamorph.vault.v1.Vault\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\"\xc6\x05\n" +
+	"\x0fGetUsageRequest\x129\n" +
+	"\tstart_day\x18\x01 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$\x127\n" +
+	"\aend_day\x18\x02 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$\x12\"\n" +
 	"\n" +
-	"session_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00R\tsessionId\x88\x01\x01\x12G\n" +
-	"\x05model\x18\x04 \x01(\tB,\xbaH)r'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$H\x01R\x05model\x88\x01\x01\x12Q\n" +
-	"\bgroup_by\x18\x05 \x03(\x0e2!.metamorph.vault.v1.UsageGroupingB\x13\xbaH\x10\x92\x01\r\x10\x03\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\agroupBy\x12$\n" +
-	"\tpage_size\x18\x06 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"session_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00\x88\x01\x01\x12@\n" +
+	"\x05model\x18\x04 \x01(\tB,\xbaH)r'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$H\x01\x88\x01\x01\x12H\n" +
+	"\bgroup_by\x18\x05 \x03(\x0e2!.metamorph.vault.v1.UsageGroupingB\x13\xbaH\x10\x92\x01\r\x10\x03\x18\x01\"\a\x82\x01\x04\x10\x01 \x00\x12\x1a\n" +
+	"\tpage_size\x18\x06 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00\x12\x1c\n" +
 	"\n" +
-	"page_token\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x123\n" +
-	"\x11at_least_revision\x18\b \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\x12(\n" +
+	"page_token\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\b\x12\"\n" +
+	"\x11at_least_revision\x18\b \x01(\x03B\a\xbaH\x04\"\x02(\x00\x12 \n" +
 	"\auser_id\x18\t \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x02H\x02R\x06userId\x88\x01\x01\x12X\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x02H\x02\x88\x01\x01\x12Q\n" +
 	"\x05label\x18\n" +
-	" \x01(\tB=\xbaH:r826^[A-Za-z0-9][A-Za-z0-9._-]{0,62}=[A-Za-z0-9._-]{0,63}$H\x03R\x05label\x88\x01\x01:\x8c\x01\xbaH\x88\x01\x1a\x85\x01\n" +
+	" \x01(\tB=\xbaH:r826^[A-Za-z0-9][A-Za-z0-9._-]{0,62}=[A-Za-z0-9._-]{0,63}$H\x03\x88\x01\x01:\x8c\x01\xbaH\x88\x01\x1a\x85\x01\n" +
 	"\x0eget_usage.days\x12%start_day must not come after end_day\x1aLthis.start_day == '' || this.end_day == '' || this.start_day <= this.end_dayB\r\n" +
 	"\v_session_idB\b\n" +
 	"\x06_modelB\n" +
 	"\n" +
 	"\b_user_idB\b\n" +
-	"\x06_label\"\x99\x02\n" +
-	"\x10GetUsageResponse\x120\n" +
-	"\x04rows\x18\x01 \x03(\v2\x1c.metamorph.vault.v1.UsageRowR\x04rows\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x122\n" +
-	"\x05total\x18\x03 \x01(\v2\x1c.metamorph.vault.v1.UsageRowR\x05total\x12:\n" +
-	"\abudgets\x18\x04 \x03(\v2 .metamorph.vault.v1.BudgetStatusR\abudgets\x12;\n" +
-	"\astorage\x18\x05 \x01(\v2!.metamorph.vault.v1.StorageStatusR\astorage\"\xa6\x02\n" +
-	"\x11WatchVaultRequest\x123\n" +
-	"\x0eafter_revision\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\rafterRevision\x88\x01\x01\x12V\n" +
-	"\tresources\x18\x02 \x03(\x0e2#.metamorph.vault.v1.ChangedResourceB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\tresources\x12I\n" +
-	"\x05verbs\x18\x03 \x03(\x0e2\x1e.metamorph.vault.v1.ChangeVerbB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x05verbs\x12&\n" +
+	"\x06_label\"\xeb\x01\n" +
+	"\x10GetUsageResponse\x12*\n" +
+	"\x04rows\x18\x01 \x03(\v2\x1c.metamorph.vault.v1.UsageRow\x12\x17\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\t\x12+\n" +
+	"\x05total\x18\x03 \x01(\v2\x1c.metamorph.vault.v1.UsageRow\x121\n" +
+	"\abudgets\x18\x04 \x03(\v2 .metamorph.vault.v1.BudgetStatus\x122\n" +
+	"\astorage\x18\x05 \x01(\v2!.metamorph.vault.v1.StorageStatus\"\xfa\x01\n" +
+	"\x11WatchVaultRequest\x12$\n" +
+	"\x0eafter_revision\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12K\n" +
+	"\tresources\x18\x02 \x03(\x0e2#.metamorph.vault.v1.ChangedResourceB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\a\x82\x01\x04\x10\x01 \x00\x12B\n" +
+	"\x05verbs\x18\x03 \x03(\x0e2\x1e.metamorph.vault.v1.ChangeVerbB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\a\x82\x01\x04\x10\x01 \x00\x12\x1b\n" +
 	"\n" +
-	"after_mark\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18@R\tafterMarkB\x11\n" +
-	"\x0f_after_revision\"z\n" +
-	"\x12WatchVaultResponse\x124\n" +
-	"\achanges\x18\x01 \x03(\v2\x1a.metamorph.vault.v1.ChangeR\achanges\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x12\n" +
-	"\x04mark\x18\x03 \x01(\tR\x04mark\"\xb4\x04\n" +
-	"\x16ListAuditEventsRequest\x12$\n" +
-	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"after_mark\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18@B\x11\n" +
+	"\x0f_after_revision\"a\n" +
+	"\x12WatchVaultResponse\x12+\n" +
+	"\achanges\x18\x01 \x03(\v2\x1a.metamorph.vault.v1.Change\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\x12\f\n" +
+	"\x04mark\x18\x03 \x01(\t\"\xd5\x03\n" +
+	"\x16ListAuditEventsRequest\x12\x1a\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00\x12\x1c\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12C\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\b\x128\n" +
 	"\n" +
-	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\tstartTime\x12?\n" +
-	"\bend_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\aendTime\x12#\n" +
-	"\x05actor\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02H\x00R\x05actor\x88\x01\x01\x12V\n" +
-	"\tresources\x18\x06 \x03(\x0e2#.metamorph.vault.v1.ChangedResourceB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\tresources\x12.\n" +
-	"\vresource_id\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02H\x01R\n" +
-	"resourceId\x88\x01\x01\x12I\n" +
-	"\x05verbs\x18\b \x03(\x0e2\x1e.metamorph.vault.v1.ChangeVerbB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x05verbs\x123\n" +
-	"\x11at_least_revision\x18\t \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevisionB\b\n" +
+	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00\x126\n" +
+	"\bend_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00\x12\x1c\n" +
+	"\x05actor\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02H\x00\x88\x01\x01\x12K\n" +
+	"\tresources\x18\x06 \x03(\x0e2#.metamorph.vault.v1.ChangedResourceB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\a\x82\x01\x04\x10\x01 \x00\x12\"\n" +
+	"\vresource_id\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02H\x01\x88\x01\x01\x12B\n" +
+	"\x05verbs\x18\b \x03(\x0e2\x1e.metamorph.vault.v1.ChangeVerbB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\a\x82\x01\x04\x10\x01 \x00\x12\"\n" +
+	"\x11at_least_revision\x18\t \x01(\x03B\a\xbaH\x04\"\x02(\x00B\b\n" +
 	"\x06_actorB\x0e\n" +
-	"\f_resource_id\"\x84\x01\n" +
-	"\x17ListAuditEventsResponse\x12A\n" +
-	"\faudit_events\x18\x01 \x03(\v2\x1e.metamorph.vault.v1.AuditEventR\vauditEvents\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x89\x04\n" +
-	"\x10PutSecretRequest\x12>\n" +
-	"\x04name\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$R\x04name\x12!\n" +
-	"\x05value\x18\x02 \x01(\fB\v\xbaH\bz\x06\x10\x01\x18\x80\x80\x04R\x05value\x127\n" +
-	"\x10expected_version\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x00R\x0fexpectedVersion\x88\x01\x01\x12*\n" +
+	"\f_resource_id\"h\n" +
+	"\x17ListAuditEventsResponse\x124\n" +
+	"\faudit_events\x18\x01 \x03(\v2\x1e.metamorph.vault.v1.AuditEvent\x12\x17\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\t\"\xc0\x03\n" +
+	"\x10PutSecretRequest\x128\n" +
+	"\x04name\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12\x1a\n" +
+	"\x05value\x18\x02 \x01(\fB\v\xbaH\bz\x06\x10\x01\x18\x80\x80\x04\x12&\n" +
+	"\x10expected_version\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x00\x88\x01\x01\x12\x1f\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x95\x01\n" +
-	"\x06labels\x18\x05 \x03(\v20.metamorph.vault.v1.PutSecretRequest.LabelsEntryBK\xbaHH\x9a\x01E\x10\b\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x182\x16^[A-Za-z0-9._-]{0,63}$R\x06labels\x12E\n" +
-	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x02@\x01R\n" +
-	"expireTime\x1a9\n" +
-	"\vLabelsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x13\n" +
-	"\x11_expected_version\"y\n" +
-	"\x11PutSecretResponse\x12H\n" +
-	"\x0esecret_version\x18\x01 \x01(\v2!.metamorph.vault.v1.SecretVersionR\rsecretVersion\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"\xaa\x01\n" +
-	"\x10GetSecretRequest\x12>\n" +
-	"\x04name\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$R\x04name\x12!\n" +
-	"\aversion\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\aversion\x123\n" +
-	"\x11at_least_revision\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"y\n" +
-	"\x11GetSecretResponse\x12H\n" +
-	"\x0esecret_version\x18\x01 \x01(\v2!.metamorph.vault.v1.SecretVersionR\rsecretVersion\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"\x98\x01\n" +
-	"\x12ListSecretsRequest\x12$\n" +
-	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01\x12\x8d\x01\n" +
+	"\x06labels\x18\x05 \x03(\v20.metamorph.vault.v1.PutSecretRequest.LabelsEntryBK\xbaHH\x9a\x01E\x10\b\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x182\x16^[A-Za-z0-9._-]{0,63}$\x129\n" +
+	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x02@\x01\x1a-\n" +
+	"\vLabelsEntry\x12\v\n" +
+	"\x03key\x18\x01 \x01(\t\x12\r\n" +
+	"\x05value\x18\x02 \x01(\t:\x028\x01B\x13\n" +
+	"\x11_expected_version\"`\n" +
+	"\x11PutSecretResponse\x129\n" +
+	"\x0esecret_version\x18\x01 \x01(\v2!.metamorph.vault.v1.SecretVersion\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\"\x8a\x01\n" +
+	"\x10GetSecretRequest\x128\n" +
+	"\x04name\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00\x12\"\n" +
+	"\x11at_least_revision\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00\"`\n" +
+	"\x11GetSecretResponse\x129\n" +
+	"\x0esecret_version\x18\x01 \x01(\v2!.metamorph.vault.v1.SecretVersion\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\"r\n" +
+	"\x12ListSecretsRequest\x12\x1a\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00\x12\x1c\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x123\n" +
-	"\x11at_least_revision\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"s\n" +
-	"\x13ListSecretsResponse\x124\n" +
-	"\asecrets\x18\x01 \x03(\v2\x1a.metamorph.vault.v1.SecretR\asecrets\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xdf\x01\n" +
-	"\x19ListSecretVersionsRequest\x12>\n" +
-	"\x04name\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$R\x04name\x12$\n" +
-	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\b\x12\"\n" +
+	"\x11at_least_revision\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00\"[\n" +
+	"\x13ListSecretsResponse\x12+\n" +
+	"\asecrets\x18\x01 \x03(\v2\x1a.metamorph.vault.v1.Secret\x12\x17\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\t\"\xb3\x01\n" +
+	"\x19ListSecretVersionsRequest\x128\n" +
+	"\x04name\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12\x1a\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00\x12\x1c\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x123\n" +
-	"\x11at_least_revision\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"\x90\x01\n" +
-	"\x1aListSecretVersionsResponse\x12J\n" +
-	"\x0fsecret_versions\x18\x01 \x03(\v2!.metamorph.vault.v1.SecretVersionR\x0esecretVersions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x80\x01\n" +
-	"\x1bDestroySecretVersionRequest\x12>\n" +
-	"\x04name\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$R\x04name\x12!\n" +
-	"\aversion\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x01R\aversion\"\x84\x01\n" +
-	"\x1cDestroySecretVersionResponse\x12H\n" +
-	"\x0esecret_version\x18\x01 \x01(\v2!.metamorph.vault.v1.SecretVersionR\rsecretVersion\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"\xa3\x01\n" +
-	"\x13DeleteSecretRequest\x12>\n" +
-	"\x04name\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$R\x04name\x127\n" +
-	"\x10expected_version\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x01H\x00R\x0fexpectedVersion\x88\x01\x01B\x13\n" +
-	"\x11_expected_version\"2\n" +
-	"\x14DeleteSecretResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"D\n" +
-	"\x12DeleteVaultRequest\x12.\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\b\x12\"\n" +
+	"\x11at_least_revision\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00\"q\n" +
+	"\x1aListSecretVersionsResponse\x12:\n" +
+	"\x0fsecret_versions\x18\x01 \x03(\v2!.metamorph.vault.v1.SecretVersion\x12\x17\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\t\"q\n" +
+	"\x1bDestroySecretVersionRequest\x128\n" +
+	"\x04name\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x01\"k\n" +
+	"\x1cDestroySecretVersionResponse\x129\n" +
+	"\x0esecret_version\x18\x01 \x01(\v2!.metamorph.vault.v1.SecretVersion\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\"\x8c\x01\n" +
+	"\x13DeleteSecretRequest\x128\n" +
+	"\x04name\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12&\n" +
+	"\x10expected_version\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01B\x13\n" +
+	"\x11_expected_version\"(\n" +
+	"\x14DeleteSecretResponse\x12\x10\n" +
+	"\brevision\x18\x01 \x01(\x03\"6\n" +
+	"\x12DeleteVaultRequest\x12 \n" +
 	"\fconfirmation\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\fconfirmation\"\xfe\x01\n" +
-	"\x13DeleteVaultResponse\x12;\n" +
-	"\toperation\x18\x01 \x01(\v2\x1d.metamorph.vault.v1.OperationR\toperation\x12;\n" +
-	"\vdelete_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"deleteTime\x12!\n" +
-	"\fbackup_count\x18\x03 \x01(\x05R\vbackupCount\x12J\n" +
-	"\x13backups_expire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x11backupsExpireTime\"C\n" +
-	"\x13GetOperationRequest\x12,\n" +
-	"\foperation_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\voperationId\"S\n" +
-	"\x14GetOperationResponse\x12;\n" +
-	"\toperation\x18\x01 \x01(\v2\x1d.metamorph.vault.v1.OperationR\toperation\"f\n" +
-	"\x15ListOperationsRequest\x12$\n" +
-	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01\"\xc7\x01\n" +
+	"\x13DeleteVaultResponse\x120\n" +
+	"\toperation\x18\x01 \x01(\v2\x1d.metamorph.vault.v1.Operation\x12/\n" +
+	"\vdelete_time\x18\x02 \x01(\v2\x1a.google.protobuf.Timestamp\x12\x14\n" +
+	"\fbackup_count\x18\x03 \x01(\x05\x127\n" +
+	"\x13backups_expire_time\x18\x04 \x01(\v2\x1a.google.protobuf.Timestamp\"6\n" +
+	"\x13GetOperationRequest\x12\x1f\n" +
+	"\foperation_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"H\n" +
+	"\x14GetOperationResponse\x120\n" +
+	"\toperation\x18\x01 \x01(\v2\x1d.metamorph.vault.v1.Operation\"Q\n" +
+	"\x15ListOperationsRequest\x12\x1a\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00\x12\x1c\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"\x7f\n" +
-	"\x16ListOperationsResponse\x12=\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\b\"d\n" +
+	"\x16ListOperationsResponse\x121\n" +
 	"\n" +
-	"operations\x18\x01 \x03(\v2\x1d.metamorph.vault.v1.OperationR\n" +
-	"operations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"F\n" +
-	"\x16CancelOperationRequest\x12,\n" +
-	"\foperation_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\voperationId\"V\n" +
-	"\x17CancelOperationResponse\x12;\n" +
-	"\toperation\x18\x01 \x01(\v2\x1d.metamorph.vault.v1.OperationR\toperation\"\x9a\x02\n" +
-	"\x13CreateMemoryRequest\x12\xa2\x01\n" +
+	"operations\x18\x01 \x03(\v2\x1d.metamorph.vault.v1.Operation\x12\x17\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\t\"9\n" +
+	"\x16CancelOperationRequest\x12\x1f\n" +
+	"\foperation_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"K\n" +
+	"\x17CancelOperationResponse\x120\n" +
+	"\toperation\x18\x01 \x01(\v2\x1d.metamorph.vault.v1.Operation\"\xfb\x01\n" +
+	"\x13CreateMemoryRequest\x12\x9a\x01\n" +
 	"\x06memory\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.MemoryBn\xbaHk\xba\x01e\n" +
-	"\x1ecreate_memory.type_and_content\x12\x1dtype and content are required\x1a$this.type != 0 && this.content != ''\xc8\x01\x01R\x06memory\x12*\n" +
+	"\x1ecreate_memory.type_and_content\x12\x1dtype and content are required\x1a$this.type != 0 && this.content != ''\xc8\x01\x01\x12\x1f\n" +
 	"\n" +
-	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x122\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01\x12&\n" +
 	"\n" +
-	"supersedes\x18\x03 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\x10\x18\x01\"\x06r\x04\x10\x01\x18@R\n" +
-	"supersedes\"\x80\x01\n" +
-	"\x14CreateMemoryResponse\x122\n" +
-	"\x06memory\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.MemoryR\x06memory\x12\x18\n" +
-	"\acreated\x18\x02 \x01(\bR\acreated\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision\"o\n" +
-	"\x10GetMemoryRequest\x12&\n" +
-	"\tmemory_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\bmemoryId\x123\n" +
-	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"G\n" +
-	"\x11GetMemoryResponse\x122\n" +
-	"\x06memory\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.MemoryR\x06memory\"\xeb\x02\n" +
-	"\x13ListMemoriesRequest\x12$\n" +
-	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"supersedes\x18\x03 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\x10\x18\x01\"\x06r\x04\x10\x01\x18@\"e\n" +
+	"\x14CreateMemoryResponse\x12*\n" +
+	"\x06memory\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.Memory\x12\x0f\n" +
+	"\acreated\x18\x02 \x01(\b\x12\x10\n" +
+	"\brevision\x18\x03 \x01(\x03\"T\n" +
+	"\x10GetMemoryRequest\x12\x1c\n" +
+	"\tmemory_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\"\n" +
+	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00\"?\n" +
+	"\x11GetMemoryResponse\x12*\n" +
+	"\x06memory\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.Memory\"\x9c\x02\n" +
+	"\x13ListMemoriesRequest\x12\x1a\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00\x12\x1c\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12D\n" +
-	"\border_by\x18\x03 \x01(\x0e2\x1f.metamorph.vault.v1.MemoryOrderB\b\xbaH\x05\x82\x01\x02\x10\x01R\aorderBy\x12<\n" +
-	"\x04type\x18\x04 \x01(\x0e2\x1e.metamorph.vault.v1.MemoryTypeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04type\x12\x1e\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\b\x12;\n" +
+	"\border_by\x18\x03 \x01(\x0e2\x1f.metamorph.vault.v1.MemoryOrderB\b\xbaH\x05\x82\x01\x02\x10\x01\x126\n" +
+	"\x04type\x18\x04 \x01(\x0e2\x1e.metamorph.vault.v1.MemoryTypeB\b\xbaH\x05\x82\x01\x02\x10\x01\x12\x12\n" +
 	"\n" +
-	"superseded\x18\x05 \x01(\bR\n" +
-	"superseded\x12,\n" +
-	"\rsuperseded_by\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18@R\fsupersededBy\x123\n" +
-	"\x11at_least_revision\x18\a \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"v\n" +
-	"\x14ListMemoriesResponse\x126\n" +
-	"\bmemories\x18\x01 \x03(\v2\x1a.metamorph.vault.v1.MemoryR\bmemories\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x96\x01\n" +
-	"\x13UpdateMemoryRequest\x12:\n" +
-	"\x06memory\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.MemoryB\x06\xbaH\x03\xc8\x01\x01R\x06memory\x12C\n" +
-	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\n" +
-	"updateMask\"f\n" +
-	"\x14UpdateMemoryResponse\x122\n" +
-	"\x06memory\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.MemoryR\x06memory\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"Z\n" +
-	"\x13DeleteMemoryRequest\x12&\n" +
-	"\tmemory_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\bmemoryId\x12\x1b\n" +
-	"\x04etag\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\"2\n" +
-	"\x14DeleteMemoryResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"\xd2\x01\n" +
-	"\x15SearchMemoriesRequest\x12 \n" +
+	"superseded\x18\x05 \x01(\b\x12\x1e\n" +
+	"\rsuperseded_by\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18@\x12\"\n" +
+	"\x11at_least_revision\x18\a \x01(\x03B\a\xbaH\x04\"\x02(\x00\"]\n" +
+	"\x14ListMemoriesResponse\x12,\n" +
+	"\bmemories\x18\x01 \x03(\v2\x1a.metamorph.vault.v1.Memory\x12\x17\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\t\"\x82\x01\n" +
+	"\x13UpdateMemoryRequest\x122\n" +
+	"\x06memory\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.MemoryB\x06\xbaH\x03\xc8\x01\x01\x127\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\"T\n" +
+	"\x14UpdateMemoryResponse\x12*\n" +
+	"\x06memory\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.Memory\x12\x10\n" +
+	"\brevision\x18\x02 \x01(\x03\"J\n" +
+	"\x13DeleteMemoryRequest\x12\x1c\n" +
+	"\tmemory_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x15\n" +
+	"\x04etag\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@\"(\n" +
+	"\x14DeleteMemoryResponse\x12\x10\n" +
+	"\brevision\x18\x01 \x01(\x03\"\xaa\x01\n" +
+	"\x15SearchMemoriesRequest\x12\x19\n" +
 	"\x05query\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\xe8\aR\x05query\x12$\n" +
-	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12<\n" +
-	"\x04type\x18\x03 \x01(\x0e2\x1e.metamorph.vault.v1.MemoryTypeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04type\x123\n" +
-	"\x11at_least_revision\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"S\n" +
-	"\x16SearchMemoriesResponse\x129\n" +
-	"\aresults\x18\x01 \x03(\v2\x1f.metamorph.vault.v1.MemoryMatchR\aresults\"\xae\x01\n" +
-	"\x12ExportVaultRequest\x12$\n" +
-	"\texport_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\bexportId\x12\x1f\n" +
-	"\x06offset\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x06offset\x12Q\n" +
-	"\x11secrets_recipient\x18\x03 \x01(\tB$\xbaH!r\x1f2\x1d^(age1[02-9ac-hj-np-z]{58})?$R\x10secretsRecipient\"i\n" +
-	"\x13ExportVaultResponse\x124\n" +
-	"\x06export\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.ExportH\x00R\x06export\x12\x14\n" +
-	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\x06\n" +
-	"\x04part\"5\n" +
-	"\x12ImportVaultRequest\x12\x1f\n" +
-	"\x04data\x18\x01 \x01(\fB\v\xbaH\bz\x06\x10\x01\x18\x80\x80\x10R\x04data\"\xa2\x03\n" +
-	"\x13ImportVaultResponse\x12d\n" +
-	"\x0fimported_counts\x18\x01 \x03(\v2;.metamorph.vault.v1.ImportVaultResponse.ImportedCountsEntryR\x0eimportedCounts\x12a\n" +
-	"\x0eskipped_counts\x18\x02 \x03(\v2:.metamorph.vault.v1.ImportVaultResponse.SkippedCountsEntryR\rskippedCounts\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision\x12!\n" +
-	"\foperation_id\x18\x04 \x01(\tR\voperationId\x1aA\n" +
-	"\x13ImportedCountsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a@\n" +
-	"\x12SkippedCountsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01*v\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xe8\a\x12\x1a\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00\x126\n" +
+	"\x04type\x18\x03 \x01(\x0e2\x1e.metamorph.vault.v1.MemoryTypeB\b\xbaH\x05\x82\x01\x02\x10\x01\x12\"\n" +
+	"\x11at_least_revision\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00\"J\n" +
+	"\x16SearchMemoriesResponse\x120\n" +
+	"\aresults\x18\x01 \x03(\v2\x1f.metamorph.vault.v1.MemoryMatch\"\x8a\x01\n" +
+	"\x12ExportVaultRequest\x12\x1a\n" +
+	"\texport_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@\x12\x17\n" +
+	"\x06offset\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00\x12?\n" +
+	"\x11secrets_recipient\x18\x03 \x01(\tB$\xbaH!r\x1f2\x1d^(age1[02-9ac-hj-np-z]{58})?$\"[\n" +
+	"\x13ExportVaultResponse\x12,\n" +
+	"\x06export\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.ExportH\x00\x12\x0e\n" +
+	"\x04data\x18\x02 \x01(\fH\x00B\x06\n" +
+	"\x04part\"/\n" +
+	"\x12ImportVaultRequest\x12\x19\n" +
+	"\x04data\x18\x01 \x01(\fB\v\xbaH\bz\x06\x10\x01\x18\x80\x80\x10\"\xd4\x02\n" +
+	"\x13ImportVaultResponse\x12T\n" +
+	"\x0fimported_counts\x18\x01 \x03(\v2;.metamorph.vault.v1.ImportVaultResponse.ImportedCountsEntry\x12R\n" +
+	"\x0eskipped_counts\x18\x02 \x03(\v2:.metamorph.vault.v1.ImportVaultResponse.SkippedCountsEntry\x12\x10\n" +
+	"\brevision\x18\x03 \x01(\x03\x12\x14\n" +
+	"\foperation_id\x18\x04 \x01(\t\x1a5\n" +
+	"\x13ImportedCountsEntry\x12\v\n" +
+	"\x03key\x18\x01 \x01(\t\x12\r\n" +
+	"\x05value\x18\x02 \x01(\x03:\x028\x01\x1a4\n" +
+	"\x12SkippedCountsEntry\x12\v\n" +
+	"\x03key\x18\x01 \x01(\t\x12\r\n" +
+	"\x05value\x18\x02 \x01(\x03:\x028\x01*v\n" +
 	"\vMemoryOrder\x12\x1c\n" +
 	"\x18MEMORY_ORDER_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19MEMORY_ORDER_NEWEST_FIRST\x10\x01\x12*\n" +

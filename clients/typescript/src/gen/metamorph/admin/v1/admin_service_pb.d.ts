@@ -28,7 +28,7 @@ export declare type UserTokens = Message<"metamorph.admin.v1.UserTokens"> & {
   /**
    * Required. The user, as WhoAmI returns it.
    *
-   * @generated from field: string user_id = 1;
+   * @generated from field: string user_id = 1 [json_name = ""];
    */
   userId: string;
 
@@ -36,7 +36,7 @@ export declare type UserTokens = Message<"metamorph.admin.v1.UserTokens"> & {
    * Tokens with an `iat` before this time or up to 30 s after it, which issuers' clocks may be ahead, are revoked, and so
    * are those without one. If absent, or later than now: now.
    *
-   * @generated from field: google.protobuf.Timestamp issued_before = 2;
+   * @generated from field: google.protobuf.Timestamp issued_before = 2 [json_name = ""];
    */
   issuedBefore?: Timestamp | undefined;
 };
@@ -56,14 +56,14 @@ export declare type Revocation = Message<"metamorph.admin.v1.Revocation"> & {
   /**
    * Opaque, assigned by the server, at most 64 characters.
    *
-   * @generated from field: string revocation_id = 1;
+   * @generated from field: string revocation_id = 1 [json_name = ""];
    */
   revocationId: string;
 
   /**
    * The vault in the tokens.
    *
-   * @generated from field: string vault_id = 2;
+   * @generated from field: string vault_id = 2 [json_name = ""];
    */
   vaultId: string;
 
@@ -76,7 +76,7 @@ export declare type Revocation = Message<"metamorph.admin.v1.Revocation"> & {
     /**
      * The token with this `jti`.
      *
-     * @generated from field: string token_id = 3;
+     * @generated from field: string token_id = 3 [json_name = ""];
      */
     value: string;
     case: "tokenId";
@@ -84,7 +84,7 @@ export declare type Revocation = Message<"metamorph.admin.v1.Revocation"> & {
     /**
      * The tokens of a user.
      *
-     * @generated from field: metamorph.admin.v1.UserTokens user_tokens = 4;
+     * @generated from field: metamorph.admin.v1.UserTokens user_tokens = 4 [json_name = ""];
      */
     value: UserTokens;
     case: "userTokens";
@@ -93,21 +93,21 @@ export declare type Revocation = Message<"metamorph.admin.v1.Revocation"> & {
   /**
    * The operator's note.
    *
-   * @generated from field: string note = 5;
+   * @generated from field: string note = 5 [json_name = ""];
    */
   note: string;
 
   /**
    * The operator who revoked them.
    *
-   * @generated from field: string creator = 6;
+   * @generated from field: string creator = 6 [json_name = ""];
    */
   creator: string;
 
   /**
    * When they were first revoked.
    *
-   * @generated from field: google.protobuf.Timestamp create_time = 7;
+   * @generated from field: google.protobuf.Timestamp create_time = 7 [json_name = ""];
    */
   createTime?: Timestamp | undefined;
 };
@@ -127,7 +127,7 @@ export declare type RevokeTokensRequest = Message<"metamorph.admin.v1.RevokeToke
   /**
    * Required. The vault in the tokens.
    *
-   * @generated from field: string vault_id = 1;
+   * @generated from field: string vault_id = 1 [json_name = ""];
    */
   vaultId: string;
 
@@ -140,7 +140,7 @@ export declare type RevokeTokensRequest = Message<"metamorph.admin.v1.RevokeToke
     /**
      * The token with this `jti`.
      *
-     * @generated from field: string token_id = 2;
+     * @generated from field: string token_id = 2 [json_name = ""];
      */
     value: string;
     case: "tokenId";
@@ -148,7 +148,7 @@ export declare type RevokeTokensRequest = Message<"metamorph.admin.v1.RevokeToke
     /**
      * The tokens of a user.
      *
-     * @generated from field: metamorph.admin.v1.UserTokens user_tokens = 3;
+     * @generated from field: metamorph.admin.v1.UserTokens user_tokens = 3 [json_name = ""];
      */
     value: UserTokens;
     case: "userTokens";
@@ -157,7 +157,7 @@ export declare type RevokeTokensRequest = Message<"metamorph.admin.v1.RevokeToke
   /**
    * The reason, for readers of the list. At most 500 characters.
    *
-   * @generated from field: string note = 4;
+   * @generated from field: string note = 4 [json_name = ""];
    */
   note: string;
 };
@@ -177,7 +177,7 @@ export declare type RevokeTokensResponse = Message<"metamorph.admin.v1.RevokeTok
   /**
    * The revocation. If the tokens were revoked before, the existing one with the new note.
    *
-   * @generated from field: metamorph.admin.v1.Revocation revocation = 1;
+   * @generated from field: metamorph.admin.v1.Revocation revocation = 1 [json_name = ""];
    */
   revocation?: Revocation | undefined;
 };
@@ -197,21 +197,21 @@ export declare type ListRevocationsRequest = Message<"metamorph.admin.v1.ListRev
   /**
    * Only revocations of this vault. Empty returns all.
    *
-   * @generated from field: string vault_id = 1;
+   * @generated from field: string vault_id = 1 [json_name = ""];
    */
   vaultId: string;
 
   /**
    * The maximum number to return. 0 means 50; the maximum is 1000.
    *
-   * @generated from field: int32 page_size = 2;
+   * @generated from field: int32 page_size = 2 [json_name = ""];
    */
   pageSize: number;
 
   /**
    * The next_page_token of the previous page, with the same filter. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
-   * @generated from field: string page_token = 3;
+   * @generated from field: string page_token = 3 [json_name = ""];
    */
   pageToken: string;
 };
@@ -231,14 +231,14 @@ export declare type ListRevocationsResponse = Message<"metamorph.admin.v1.ListRe
   /**
    * Newest first.
    *
-   * @generated from field: repeated metamorph.admin.v1.Revocation revocations = 1;
+   * @generated from field: repeated metamorph.admin.v1.Revocation revocations = 1 [json_name = ""];
    */
   revocations: Revocation[];
 
   /**
    * Empty on the last page.
    *
-   * @generated from field: string next_page_token = 2;
+   * @generated from field: string next_page_token = 2 [json_name = ""];
    */
   nextPageToken: string;
 };
@@ -258,7 +258,7 @@ export declare type VaultLimits = Message<"metamorph.admin.v1.VaultLimits"> & {
   /**
    * Required. The vault, as in tokens.
    *
-   * @generated from field: string vault_id = 1;
+   * @generated from field: string vault_id = 1 [json_name = ""];
    */
   vaultId: string;
 
@@ -266,21 +266,21 @@ export declare type VaultLimits = Message<"metamorph.admin.v1.VaultLimits"> & {
    * The budget. An update replaces all of its limits. No limits if absent. The lower of this and the vault's own limit
    * applies.
    *
-   * @generated from field: metamorph.vault.v1.Budget budget = 2;
+   * @generated from field: metamorph.vault.v1.Budget budget = 2 [json_name = ""];
    */
   budget?: Budget | undefined;
 
   /**
    * Output only. When the limits were last set. Absent if they never were.
    *
-   * @generated from field: google.protobuf.Timestamp update_time = 3;
+   * @generated from field: google.protobuf.Timestamp update_time = 3 [json_name = ""];
    */
   updateTime?: Timestamp | undefined;
 
   /**
    * The bytes that the vault may store. Absent: the server's default, VAULT_STORAGE_BYTES. 0 allows nothing.
    *
-   * @generated from field: optional int64 storage_bytes = 4;
+   * @generated from field: optional int64 storage_bytes = 4 [json_name = ""];
    */
   storageBytes?: bigint | undefined;
 
@@ -288,7 +288,7 @@ export declare type VaultLimits = Message<"metamorph.admin.v1.VaultLimits"> & {
    * Budgets of the vault's users and labels. An update replaces all of them. None if absent. Of this limit of a user or a
    * label and the vault's own, the lower one applies.
    *
-   * @generated from field: metamorph.vault.v1.SubjectBudgets subject_budgets = 5;
+   * @generated from field: metamorph.vault.v1.SubjectBudgets subject_budgets = 5 [json_name = ""];
    */
   subjectBudgets?: SubjectBudgets | undefined;
 };
@@ -308,7 +308,7 @@ export declare type GetVaultLimitsRequest = Message<"metamorph.admin.v1.GetVault
   /**
    * Required. The vault, as in tokens.
    *
-   * @generated from field: string vault_id = 1;
+   * @generated from field: string vault_id = 1 [json_name = ""];
    */
   vaultId: string;
 };
@@ -328,7 +328,7 @@ export declare type GetVaultLimitsResponse = Message<"metamorph.admin.v1.GetVaul
   /**
    * As stored.
    *
-   * @generated from field: metamorph.admin.v1.VaultLimits limits = 1;
+   * @generated from field: metamorph.admin.v1.VaultLimits limits = 1 [json_name = ""];
    */
   limits?: VaultLimits | undefined;
 };
@@ -348,14 +348,14 @@ export declare type UpdateVaultLimitsRequest = Message<"metamorph.admin.v1.Updat
   /**
    * Required. vault_id selects the vault, and the fields in update_mask are set.
    *
-   * @generated from field: metamorph.admin.v1.VaultLimits limits = 1;
+   * @generated from field: metamorph.admin.v1.VaultLimits limits = 1 [json_name = ""];
    */
   limits?: VaultLimits | undefined;
 
   /**
    * Required. Any of `budget`, `storage_bytes`, `subject_budgets`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
    *
-   * @generated from field: google.protobuf.FieldMask update_mask = 2;
+   * @generated from field: google.protobuf.FieldMask update_mask = 2 [json_name = ""];
    */
   updateMask?: FieldMask | undefined;
 };
@@ -375,14 +375,14 @@ export declare type UpdateVaultLimitsResponse = Message<"metamorph.admin.v1.Upda
   /**
    * As stored.
    *
-   * @generated from field: metamorph.admin.v1.VaultLimits limits = 1;
+   * @generated from field: metamorph.admin.v1.VaultLimits limits = 1 [json_name = ""];
    */
   limits?: VaultLimits | undefined;
 
   /**
    * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 };
@@ -402,21 +402,21 @@ export declare type ListVaultsRequest = Message<"metamorph.admin.v1.ListVaultsRe
   /**
    * Only the vaults in this state: VAULT_STATE_SUSPENDED or VAULT_STATE_DELETED. Unspecified returns all.
    *
-   * @generated from field: metamorph.admin.v1.VaultState state = 1;
+   * @generated from field: metamorph.admin.v1.VaultState state = 1 [json_name = ""];
    */
   state: VaultState;
 
   /**
    * The maximum number to return. 0 means 50; the maximum is 1000.
    *
-   * @generated from field: int32 page_size = 2;
+   * @generated from field: int32 page_size = 2 [json_name = ""];
    */
   pageSize: number;
 
   /**
    * The next_page_token of the previous page, with the same filter. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
-   * @generated from field: string page_token = 3;
+   * @generated from field: string page_token = 3 [json_name = ""];
    */
   pageToken: string;
 };
@@ -436,14 +436,14 @@ export declare type ListVaultsResponse = Message<"metamorph.admin.v1.ListVaultsR
   /**
    * By vault ID, in the order of its bytes.
    *
-   * @generated from field: repeated metamorph.admin.v1.VaultSummary vaults = 1;
+   * @generated from field: repeated metamorph.admin.v1.VaultSummary vaults = 1 [json_name = ""];
    */
   vaults: VaultSummary[];
 
   /**
    * Empty on the last page.
    *
-   * @generated from field: string next_page_token = 2;
+   * @generated from field: string next_page_token = 2 [json_name = ""];
    */
   nextPageToken: string;
 };
@@ -463,7 +463,7 @@ export declare type GetVaultStatsRequest = Message<"metamorph.admin.v1.GetVaultS
   /**
    * Required. The vault, as in tokens.
    *
-   * @generated from field: string vault_id = 1;
+   * @generated from field: string vault_id = 1 [json_name = ""];
    */
   vaultId: string;
 };
@@ -483,91 +483,91 @@ export declare type VaultStats = Message<"metamorph.admin.v1.VaultStats"> & {
   /**
    * As in the list.
    *
-   * @generated from field: metamorph.admin.v1.VaultSummary summary = 1;
+   * @generated from field: metamorph.admin.v1.VaultSummary summary = 1 [json_name = ""];
    */
   summary?: VaultSummary | undefined;
 
   /**
    * The number of sessions.
    *
-   * @generated from field: int64 session_count = 2;
+   * @generated from field: int64 session_count = 2 [json_name = ""];
    */
   sessionCount: bigint;
 
   /**
    * The number of messages, replies included.
    *
-   * @generated from field: int64 message_count = 3;
+   * @generated from field: int64 message_count = 3 [json_name = ""];
    */
   messageCount: bigint;
 
   /**
    * The number of turns, running ones included.
    *
-   * @generated from field: int64 turn_count = 4;
+   * @generated from field: int64 turn_count = 4 [json_name = ""];
    */
   turnCount: bigint;
 
   /**
    * The number of running turns.
    *
-   * @generated from field: int32 running_turn_count = 5;
+   * @generated from field: int32 running_turn_count = 5 [json_name = ""];
    */
   runningTurnCount: number;
 
   /**
    * The number of attachments. One that was uploaded twice counts once.
    *
-   * @generated from field: int64 attachment_count = 6;
+   * @generated from field: int64 attachment_count = 6 [json_name = ""];
    */
   attachmentCount: bigint;
 
   /**
    * The number of secrets.
    *
-   * @generated from field: int64 secret_count = 7;
+   * @generated from field: int64 secret_count = 7 [json_name = ""];
    */
   secretCount: bigint;
 
   /**
    * The number of memories, superseded ones included.
    *
-   * @generated from field: int64 memory_count = 8;
+   * @generated from field: int64 memory_count = 8 [json_name = ""];
    */
   memoryCount: bigint;
 
   /**
    * The bytes that it stores, and its limit.
    *
-   * @generated from field: metamorph.vault.v1.StorageStatus storage = 9;
+   * @generated from field: metamorph.vault.v1.StorageStatus storage = 9 [json_name = ""];
    */
   storage?: StorageStatus | undefined;
 
   /**
    * The state of each limit that applies to the vault as a whole.
    *
-   * @generated from field: repeated metamorph.vault.v1.BudgetStatus budgets = 10;
+   * @generated from field: repeated metamorph.vault.v1.BudgetStatus budgets = 10 [json_name = ""];
    */
   budgets: BudgetStatus[];
 
   /**
    * The vault's own budget.
    *
-   * @generated from field: metamorph.vault.v1.Budget budget = 11;
+   * @generated from field: metamorph.vault.v1.Budget budget = 11 [json_name = ""];
    */
   budget?: Budget | undefined;
 
   /**
    * The operator's limits.
    *
-   * @generated from field: metamorph.admin.v1.VaultLimits limits = 12;
+   * @generated from field: metamorph.admin.v1.VaultLimits limits = 12 [json_name = ""];
    */
   limits?: VaultLimits | undefined;
 
   /**
    * The vault's revision.
    *
-   * @generated from field: int64 revision = 13;
+   * @generated from field: int64 revision = 13 [json_name = ""];
    */
   revision: bigint;
 };
@@ -587,7 +587,7 @@ export declare type GetVaultStatsResponse = Message<"metamorph.admin.v1.GetVault
   /**
    * As stored.
    *
-   * @generated from field: metamorph.admin.v1.VaultStats stats = 1;
+   * @generated from field: metamorph.admin.v1.VaultStats stats = 1 [json_name = ""];
    */
   stats?: VaultStats | undefined;
 };
@@ -607,14 +607,14 @@ export declare type SuspendVaultRequest = Message<"metamorph.admin.v1.SuspendVau
   /**
    * Required. The vault, as in tokens.
    *
-   * @generated from field: string vault_id = 1;
+   * @generated from field: string vault_id = 1 [json_name = ""];
    */
   vaultId: string;
 
   /**
    * Required. Why, for the vault's callers, who read it in the refusal. At most 500 characters.
    *
-   * @generated from field: string reason = 2;
+   * @generated from field: string reason = 2 [json_name = ""];
    */
   reason: string;
 };
@@ -634,14 +634,14 @@ export declare type SuspendVaultResponse = Message<"metamorph.admin.v1.SuspendVa
   /**
    * As stored.
    *
-   * @generated from field: metamorph.admin.v1.VaultStatus status = 1;
+   * @generated from field: metamorph.admin.v1.VaultStatus status = 1 [json_name = ""];
    */
   status?: VaultStatus | undefined;
 
   /**
    * The vault's revision after this change, or as it is if nothing has changed.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 
@@ -649,7 +649,7 @@ export declare type SuspendVaultResponse = Message<"metamorph.admin.v1.SuspendVa
    * The turns that have not ended within 5 seconds, in which 500 can. 0, unless there are more, or the store cannot be
    * written. They end without another call, which waits for them again.
    *
-   * @generated from field: int32 running_turn_count = 3;
+   * @generated from field: int32 running_turn_count = 3 [json_name = ""];
    */
   runningTurnCount: number;
 };
@@ -669,7 +669,7 @@ export declare type ResumeVaultRequest = Message<"metamorph.admin.v1.ResumeVault
   /**
    * Required. The vault, as in tokens.
    *
-   * @generated from field: string vault_id = 1;
+   * @generated from field: string vault_id = 1 [json_name = ""];
    */
   vaultId: string;
 };
@@ -689,14 +689,14 @@ export declare type ResumeVaultResponse = Message<"metamorph.admin.v1.ResumeVaul
   /**
    * As it is now.
    *
-   * @generated from field: metamorph.admin.v1.VaultStatus status = 1;
+   * @generated from field: metamorph.admin.v1.VaultStatus status = 1 [json_name = ""];
    */
   status?: VaultStatus | undefined;
 
   /**
    * The vault's revision after this change, or as it is if nothing has changed.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 };
@@ -716,28 +716,28 @@ export declare type StoreInfo = Message<"metamorph.admin.v1.StoreInfo"> & {
   /**
    * `sqlite`.
    *
-   * @generated from field: string engine = 1;
+   * @generated from field: string engine = 1 [json_name = ""];
    */
   engine: string;
 
   /**
    * The engine's own version.
    *
-   * @generated from field: string engine_version = 2;
+   * @generated from field: string engine_version = 2 [json_name = ""];
    */
   engineVersion: string;
 
   /**
    * The newest migration that was applied.
    *
-   * @generated from field: int32 schema_version = 3;
+   * @generated from field: int32 schema_version = 3 [json_name = ""];
    */
   schemaVersion: number;
 
   /**
    * The check for damage.
    *
-   * @generated from field: metamorph.admin.v1.StoreCheck check = 4;
+   * @generated from field: metamorph.admin.v1.StoreCheck check = 4 [json_name = ""];
    */
   check?: StoreCheck | undefined;
 };
@@ -758,7 +758,7 @@ export declare type StoreCheck = Message<"metamorph.admin.v1.StoreCheck"> & {
   /**
    * When all of the store was last checked. Absent if it never was.
    *
-   * @generated from field: google.protobuf.Timestamp complete_time = 1;
+   * @generated from field: google.protobuf.Timestamp complete_time = 1 [json_name = ""];
    */
   completeTime?: Timestamp | undefined;
 
@@ -766,14 +766,14 @@ export declare type StoreCheck = Message<"metamorph.admin.v1.StoreCheck"> & {
    * What is damaged, at most 16 lines each from the last complete check and from the one in progress. Empty if nothing
    * is.
    *
-   * @generated from field: repeated string faults = 2;
+   * @generated from field: repeated string faults = 2 [json_name = ""];
    */
   faults: string[];
 
   /**
    * The share of tables and indexes that the check in progress has done, from 0 to 1. 1 if none is in progress.
    *
-   * @generated from field: double progress = 3;
+   * @generated from field: double progress = 3 [json_name = ""];
    */
   progress: number;
 };
@@ -793,21 +793,21 @@ export declare type ErasureBacklog = Message<"metamorph.admin.v1.ErasureBacklog"
   /**
    * The number of deleted sessions, messages and attachments; at most 10,000 are counted.
    *
-   * @generated from field: int32 resource_count = 1;
+   * @generated from field: int32 resource_count = 1 [json_name = ""];
    */
   resourceCount: number;
 
   /**
    * The number of messages in those sessions.
    *
-   * @generated from field: int64 message_count = 2;
+   * @generated from field: int64 message_count = 2 [json_name = ""];
    */
   messageCount: bigint;
 
   /**
    * When the first of them was deleted. Unset if there are none.
    *
-   * @generated from field: google.protobuf.Timestamp oldest_delete_time = 3;
+   * @generated from field: google.protobuf.Timestamp oldest_delete_time = 3 [json_name = ""];
    */
   oldestDeleteTime?: Timestamp | undefined;
 };
@@ -827,28 +827,28 @@ export declare type Finding = Message<"metamorph.admin.v1.Finding"> & {
   /**
    * What was checked, such as `volume`. Several findings may have the same name.
    *
-   * @generated from field: string name = 1;
+   * @generated from field: string name = 1 [json_name = ""];
    */
   name: string;
 
   /**
    * How bad it is.
    *
-   * @generated from field: metamorph.admin.v1.FindingStatus status = 2;
+   * @generated from field: metamorph.admin.v1.FindingStatus status = 2 [json_name = ""];
    */
   status: FindingStatus;
 
   /**
    * What was found, for an operator to read. Contains no secret.
    *
-   * @generated from field: string what = 3;
+   * @generated from field: string what = 3 [json_name = ""];
    */
   what: string;
 
   /**
    * What to do about it. Empty if it is as it should be.
    *
-   * @generated from field: string remedy = 4;
+   * @generated from field: string remedy = 4 [json_name = ""];
    */
   remedy: string;
 };
@@ -882,35 +882,35 @@ export declare type GetServerInfoResponse = Message<"metamorph.admin.v1.GetServe
   /**
    * The server's version.
    *
-   * @generated from field: string version = 1;
+   * @generated from field: string version = 1 [json_name = ""];
    */
   version: string;
 
   /**
    * The server's database.
    *
-   * @generated from field: metamorph.admin.v1.StoreInfo store = 2;
+   * @generated from field: metamorph.admin.v1.StoreInfo store = 2 [json_name = ""];
    */
   store?: StoreInfo | undefined;
 
   /**
    * When it started serving.
    *
-   * @generated from field: google.protobuf.Timestamp start_time = 3;
+   * @generated from field: google.protobuf.Timestamp start_time = 3 [json_name = ""];
    */
   startTime?: Timestamp | undefined;
 
   /**
    * How long it has been serving.
    *
-   * @generated from field: google.protobuf.Duration uptime = 4;
+   * @generated from field: google.protobuf.Duration uptime = 4 [json_name = ""];
    */
   uptime?: Duration | undefined;
 
   /**
    * The source of replies: `claude` or `offline`.
    *
-   * @generated from field: string model_source = 5;
+   * @generated from field: string model_source = 5 [json_name = ""];
    */
   modelSource: string;
 
@@ -918,35 +918,35 @@ export declare type GetServerInfoResponse = Message<"metamorph.admin.v1.GetServe
    * The settings in force, by the name of their environment variable. A secret's value is not shown, only whether it is
    * set.
    *
-   * @generated from field: map<string, string> settings = 6;
+   * @generated from field: map<string, string> settings = 6 [json_name = ""];
    */
   settings: { [key: string]: string };
 
   /**
    * The number of running turns.
    *
-   * @generated from field: int32 running_turns = 7;
+   * @generated from field: int32 running_turns = 7 [json_name = ""];
    */
   runningTurns: number;
 
   /**
    * Warnings about settings, for an operator to read. Empty is good.
    *
-   * @generated from field: repeated string warnings = 8;
+   * @generated from field: repeated string warnings = 8 [json_name = ""];
    */
   warnings: string[];
 
   /**
    * What is left to be erased.
    *
-   * @generated from field: metamorph.admin.v1.ErasureBacklog erasure_backlog = 9;
+   * @generated from field: metamorph.admin.v1.ErasureBacklog erasure_backlog = 9 [json_name = ""];
    */
   erasureBacklog?: ErasureBacklog | undefined;
 
   /**
    * What the server finds of its own deployment at the time of the call: its settings, volume, memory and database.
    *
-   * @generated from field: repeated metamorph.admin.v1.Finding findings = 10;
+   * @generated from field: repeated metamorph.admin.v1.Finding findings = 10 [json_name = ""];
    */
   findings: Finding[];
 };
@@ -980,7 +980,7 @@ export declare type CreateBackupResponse = Message<"metamorph.admin.v1.CreateBac
   /**
    * As it is now.
    *
-   * @generated from field: metamorph.admin.v1.Backup backup = 1;
+   * @generated from field: metamorph.admin.v1.Backup backup = 1 [json_name = ""];
    */
   backup?: Backup | undefined;
 };
@@ -1000,7 +1000,7 @@ export declare type GetBackupRequest = Message<"metamorph.admin.v1.GetBackupRequ
   /**
    * Required. The name of the backup.
    *
-   * @generated from field: string name = 1;
+   * @generated from field: string name = 1 [json_name = ""];
    */
   name: string;
 };
@@ -1020,7 +1020,7 @@ export declare type GetBackupResponse = Message<"metamorph.admin.v1.GetBackupRes
   /**
    * As it is now.
    *
-   * @generated from field: metamorph.admin.v1.Backup backup = 1;
+   * @generated from field: metamorph.admin.v1.Backup backup = 1 [json_name = ""];
    */
   backup?: Backup | undefined;
 };
@@ -1040,14 +1040,14 @@ export declare type ListBackupsRequest = Message<"metamorph.admin.v1.ListBackups
   /**
    * The maximum number to return. 0 means 50; the maximum is 1000.
    *
-   * @generated from field: int32 page_size = 1;
+   * @generated from field: int32 page_size = 1 [json_name = ""];
    */
   pageSize: number;
 
   /**
    * The next_page_token of the previous page. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
-   * @generated from field: string page_token = 2;
+   * @generated from field: string page_token = 2 [json_name = ""];
    */
   pageToken: string;
 };
@@ -1067,14 +1067,14 @@ export declare type ListBackupsResponse = Message<"metamorph.admin.v1.ListBackup
   /**
    * Newest first.
    *
-   * @generated from field: repeated metamorph.admin.v1.Backup backups = 1;
+   * @generated from field: repeated metamorph.admin.v1.Backup backups = 1 [json_name = ""];
    */
   backups: Backup[];
 
   /**
    * Empty on the last page.
    *
-   * @generated from field: string next_page_token = 2;
+   * @generated from field: string next_page_token = 2 [json_name = ""];
    */
   nextPageToken: string;
 };
@@ -1094,7 +1094,7 @@ export declare type VerifyBackupRequest = Message<"metamorph.admin.v1.VerifyBack
   /**
    * Required. The name of the backup.
    *
-   * @generated from field: string name = 1;
+   * @generated from field: string name = 1 [json_name = ""];
    */
   name: string;
 };
@@ -1114,7 +1114,7 @@ export declare type VerifyBackupResponse = Message<"metamorph.admin.v1.VerifyBac
   /**
    * As it is now.
    *
-   * @generated from field: metamorph.admin.v1.Backup backup = 1;
+   * @generated from field: metamorph.admin.v1.Backup backup = 1 [json_name = ""];
    */
   backup?: Backup | undefined;
 };
@@ -1134,14 +1134,14 @@ export declare type DownloadBackupRequest = Message<"metamorph.admin.v1.Download
   /**
    * Required. The name of the backup.
    *
-   * @generated from field: string name = 1;
+   * @generated from field: string name = 1 [json_name = ""];
    */
   name: string;
 
   /**
    * How many bytes to leave out: those that an interrupted download has brought.
    *
-   * @generated from field: int64 offset = 2;
+   * @generated from field: int64 offset = 2 [json_name = ""];
    */
   offset: bigint;
 };
@@ -1161,7 +1161,7 @@ export declare type DownloadBackupResponse = Message<"metamorph.admin.v1.Downloa
   /**
    * At most 1 MiB.
    *
-   * @generated from field: bytes data = 1;
+   * @generated from field: bytes data = 1 [json_name = ""];
    */
   data: Uint8Array;
 };
@@ -1181,7 +1181,7 @@ export declare type DeleteBackupRequest = Message<"metamorph.admin.v1.DeleteBack
   /**
    * Required. The name of the backup.
    *
-   * @generated from field: string name = 1;
+   * @generated from field: string name = 1 [json_name = ""];
    */
   name: string;
 };
@@ -1215,7 +1215,7 @@ export declare type PruneBackupsRequest = Message<"metamorph.admin.v1.PruneBacku
   /**
    * Deletes nothing, and returns what would be deleted (https://google.aip.dev/163).
    *
-   * @generated from field: bool validate_only = 1;
+   * @generated from field: bool validate_only = 1 [json_name = ""];
    */
   validateOnly: boolean;
 };
@@ -1235,7 +1235,7 @@ export declare type PruneBackupsResponse = Message<"metamorph.admin.v1.PruneBack
   /**
    * The names of those that are deleted, or would be, newest first.
    *
-   * @generated from field: repeated string names = 1;
+   * @generated from field: repeated string names = 1 [json_name = ""];
    */
   names: string[];
 };
@@ -1255,35 +1255,35 @@ export declare type KeyRotation = Message<"metamorph.admin.v1.KeyRotation"> & {
   /**
    * The key that wraps now: 16 hexadecimal digits, derived from it one way.
    *
-   * @generated from field: string key_id = 1;
+   * @generated from field: string key_id = 1 [json_name = ""];
    */
   keyId: string;
 
   /**
    * When that key came into use. Absent if the server does not know.
    *
-   * @generated from field: google.protobuf.Timestamp key_time = 2;
+   * @generated from field: google.protobuf.Timestamp key_time = 2 [json_name = ""];
    */
   keyTime?: Timestamp | undefined;
 
   /**
    * The number of data keys that another key wraps, at most 100,000. 0 once the other keys can be taken away.
    *
-   * @generated from field: int32 left_count = 3;
+   * @generated from field: int32 left_count = 3 [json_name = ""];
    */
   leftCount: number;
 
   /**
    * How many of them the server cannot unwrap, as far as it has tried: it does not have their key, or they are damaged.
    *
-   * @generated from field: int32 unavailable_count = 4;
+   * @generated from field: int32 unavailable_count = 4 [json_name = ""];
    */
   unavailableCount: number;
 
   /**
    * The operation that rewraps them. Empty if none goes on.
    *
-   * @generated from field: string operation_id = 5;
+   * @generated from field: string operation_id = 5 [json_name = ""];
    */
   operationId: string;
 };
@@ -1317,7 +1317,7 @@ export declare type RotateDataKeysResponse = Message<"metamorph.admin.v1.RotateD
   /**
    * Before anything is rewrapped.
    *
-   * @generated from field: metamorph.admin.v1.KeyRotation rotation = 1;
+   * @generated from field: metamorph.admin.v1.KeyRotation rotation = 1 [json_name = ""];
    */
   rotation?: KeyRotation | undefined;
 };
@@ -1351,7 +1351,7 @@ export declare type GetKeyRotationResponse = Message<"metamorph.admin.v1.GetKeyR
   /**
    * As of now.
    *
-   * @generated from field: metamorph.admin.v1.KeyRotation rotation = 1;
+   * @generated from field: metamorph.admin.v1.KeyRotation rotation = 1 [json_name = ""];
    */
   rotation?: KeyRotation | undefined;
 };
@@ -1371,7 +1371,7 @@ export declare type ReleaseVaultRequest = Message<"metamorph.admin.v1.ReleaseVau
   /**
    * Required. The vault, as in tokens.
    *
-   * @generated from field: string vault_id = 1;
+   * @generated from field: string vault_id = 1 [json_name = ""];
    */
   vaultId: string;
 };
@@ -1391,7 +1391,7 @@ export declare type ReleaseVaultResponse = Message<"metamorph.admin.v1.ReleaseVa
   /**
    * As it is now.
    *
-   * @generated from field: metamorph.admin.v1.VaultStatus status = 1;
+   * @generated from field: metamorph.admin.v1.VaultStatus status = 1 [json_name = ""];
    */
   status?: VaultStatus | undefined;
 };
@@ -1411,14 +1411,14 @@ export declare type GetAnyOperationRequest = Message<"metamorph.admin.v1.GetAnyO
   /**
    * The vault. Empty for an operation of the server.
    *
-   * @generated from field: string vault_id = 1;
+   * @generated from field: string vault_id = 1 [json_name = ""];
    */
   vaultId: string;
 
   /**
    * Required. The operation.
    *
-   * @generated from field: string operation_id = 2;
+   * @generated from field: string operation_id = 2 [json_name = ""];
    */
   operationId: string;
 };
@@ -1438,7 +1438,7 @@ export declare type GetAnyOperationResponse = Message<"metamorph.admin.v1.GetAny
   /**
    * As it is now.
    *
-   * @generated from field: metamorph.vault.v1.Operation operation = 1;
+   * @generated from field: metamorph.vault.v1.Operation operation = 1 [json_name = ""];
    */
   operation?: Operation | undefined;
 };
@@ -1458,21 +1458,21 @@ export declare type ListAllOperationsRequest = Message<"metamorph.admin.v1.ListA
   /**
    * Only operations of this vault; empty for those of the server. If absent, all.
    *
-   * @generated from field: optional string vault_id = 1;
+   * @generated from field: optional string vault_id = 1 [json_name = ""];
    */
   vaultId?: string | undefined;
 
   /**
    * The maximum number to return. 0 means 50; the maximum is 1000.
    *
-   * @generated from field: int32 page_size = 2;
+   * @generated from field: int32 page_size = 2 [json_name = ""];
    */
   pageSize: number;
 
   /**
    * The next_page_token of the previous page, with the same filter. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
-   * @generated from field: string page_token = 3;
+   * @generated from field: string page_token = 3 [json_name = ""];
    */
   pageToken: string;
 };
@@ -1492,14 +1492,14 @@ export declare type ListAllOperationsResponse = Message<"metamorph.admin.v1.List
   /**
    * Newest first.
    *
-   * @generated from field: repeated metamorph.vault.v1.Operation operations = 1;
+   * @generated from field: repeated metamorph.vault.v1.Operation operations = 1 [json_name = ""];
    */
   operations: Operation[];
 
   /**
    * Empty on the last page.
    *
-   * @generated from field: string next_page_token = 2;
+   * @generated from field: string next_page_token = 2 [json_name = ""];
    */
   nextPageToken: string;
 };
@@ -1519,14 +1519,14 @@ export declare type CancelAnyOperationRequest = Message<"metamorph.admin.v1.Canc
   /**
    * The vault. Empty for an operation of the server.
    *
-   * @generated from field: string vault_id = 1;
+   * @generated from field: string vault_id = 1 [json_name = ""];
    */
   vaultId: string;
 
   /**
    * Required. The operation.
    *
-   * @generated from field: string operation_id = 2;
+   * @generated from field: string operation_id = 2 [json_name = ""];
    */
   operationId: string;
 };
@@ -1546,7 +1546,7 @@ export declare type CancelAnyOperationResponse = Message<"metamorph.admin.v1.Can
   /**
    * As it is now. It may take a moment to end.
    *
-   * @generated from field: metamorph.vault.v1.Operation operation = 1;
+   * @generated from field: metamorph.vault.v1.Operation operation = 1 [json_name = ""];
    */
   operation?: Operation | undefined;
 };
@@ -1567,28 +1567,28 @@ export declare type ListServerAuditEventsRequest = Message<"metamorph.admin.v1.L
    * The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer, or none, and not be the last:
    * a call looks at 5000 events.
    *
-   * @generated from field: int32 page_size = 1;
+   * @generated from field: int32 page_size = 1 [json_name = ""];
    */
   pageSize: number;
 
   /**
    * The next_page_token of the previous page, with the same filters. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
-   * @generated from field: string page_token = 2;
+   * @generated from field: string page_token = 2 [json_name = ""];
    */
   pageToken: string;
 
   /**
    * Only events from this time on.
    *
-   * @generated from field: google.protobuf.Timestamp start_time = 3;
+   * @generated from field: google.protobuf.Timestamp start_time = 3 [json_name = ""];
    */
   startTime?: Timestamp | undefined;
 
   /**
    * Only events before this time.
    *
-   * @generated from field: google.protobuf.Timestamp end_time = 4;
+   * @generated from field: google.protobuf.Timestamp end_time = 4 [json_name = ""];
    */
   endTime?: Timestamp | undefined;
 };
@@ -1608,14 +1608,14 @@ export declare type ListServerAuditEventsResponse = Message<"metamorph.admin.v1.
   /**
    * Newest first. Each names the operator.
    *
-   * @generated from field: repeated metamorph.vault.v1.AuditEvent audit_events = 1;
+   * @generated from field: repeated metamorph.vault.v1.AuditEvent audit_events = 1 [json_name = ""];
    */
   auditEvents: AuditEvent[];
 
   /**
    * Empty on the last page.
    *
-   * @generated from field: string next_page_token = 2;
+   * @generated from field: string next_page_token = 2 [json_name = ""];
    */
   nextPageToken: string;
 };
@@ -1636,14 +1636,14 @@ export declare type VerifyAuditLogRequest = Message<"metamorph.admin.v1.VerifyAu
    * The resume_token of the last response of an earlier call, to go on after it. Fails with INVALID_ARGUMENT /
    * PAGE_TOKEN_INVALID.
    *
-   * @generated from field: string resume_token = 1;
+   * @generated from field: string resume_token = 1 [json_name = ""];
    */
   resumeToken: string;
 
   /**
    * What is known of logs from elsewhere. At most 500. If there are any, only they are looked for.
    *
-   * @generated from field: repeated metamorph.admin.v1.AuditHead anchors = 2;
+   * @generated from field: repeated metamorph.admin.v1.AuditHead anchors = 2 [json_name = ""];
    */
   anchors: AuditHead[];
 };
@@ -1663,35 +1663,35 @@ export declare type VerifyAuditLogResponse = Message<"metamorph.admin.v1.VerifyA
   /**
    * How many entries were verified in this part.
    *
-   * @generated from field: int64 entry_count = 1;
+   * @generated from field: int64 entry_count = 1 [json_name = ""];
    */
   entryCount: bigint;
 
   /**
    * How many of them have no MAC, because the server had no AUDIT_KEY when they were stored.
    *
-   * @generated from field: int64 unprotected_count = 2;
+   * @generated from field: int64 unprotected_count = 2 [json_name = ""];
    */
   unprotectedCount: bigint;
 
   /**
    * What is wrong.
    *
-   * @generated from field: repeated metamorph.admin.v1.AuditFault faults = 3;
+   * @generated from field: repeated metamorph.admin.v1.AuditFault faults = 3 [json_name = ""];
    */
   faults: AuditFault[];
 
   /**
    * The newest entries of the logs that are done.
    *
-   * @generated from field: repeated metamorph.admin.v1.AuditHead heads = 4;
+   * @generated from field: repeated metamorph.admin.v1.AuditHead heads = 4 [json_name = ""];
    */
   heads: AuditHead[];
 
   /**
    * Names this place. Empty at the end.
    *
-   * @generated from field: string resume_token = 5;
+   * @generated from field: string resume_token = 5 [json_name = ""];
    */
   resumeToken: string;
 };

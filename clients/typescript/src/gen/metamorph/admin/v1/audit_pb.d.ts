@@ -21,21 +21,21 @@ export declare type AuditFault = Message<"metamorph.admin.v1.AuditFault"> & {
   /**
    * The vault. Empty for the server's own log.
    *
-   * @generated from field: string vault_id = 1;
+   * @generated from field: string vault_id = 1 [json_name = ""];
    */
   vaultId: string;
 
   /**
    * The entry.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 
   /**
    * What is wrong with it.
    *
-   * @generated from field: metamorph.admin.v1.AuditFaultKind kind = 3;
+   * @generated from field: metamorph.admin.v1.AuditFaultKind kind = 3 [json_name = ""];
    */
   kind: AuditFaultKind;
 };
@@ -55,21 +55,21 @@ export declare type AuditHead = Message<"metamorph.admin.v1.AuditHead"> & {
   /**
    * The vault. Empty for the server's own log.
    *
-   * @generated from field: string vault_id = 1;
+   * @generated from field: string vault_id = 1 [json_name = ""];
    */
   vaultId: string;
 
   /**
    * The entry's revision.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 
   /**
    * The entry's MAC, 32 bytes.
    *
-   * @generated from field: bytes mac = 3;
+   * @generated from field: bytes mac = 3 [json_name = ""];
    */
   mac: Uint8Array;
 };

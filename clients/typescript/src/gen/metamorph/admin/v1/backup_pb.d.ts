@@ -21,98 +21,98 @@ export declare type Backup = Message<"metamorph.admin.v1.Backup"> & {
    * The name of its file, by when it was begun in UTC: `metamorph-20250125_120000.db`. Those of other programs may lack
    * the time of day.
    *
-   * @generated from field: string name = 1;
+   * @generated from field: string name = 1 [json_name = ""];
    */
   name: string;
 
   /**
    * Its state.
    *
-   * @generated from field: metamorph.admin.v1.BackupState state = 2;
+   * @generated from field: metamorph.admin.v1.BackupState state = 2 [json_name = ""];
    */
   state: BackupState;
 
   /**
    * The moment whose state it has. Absent while it is made, and if it was made by another program.
    *
-   * @generated from field: google.protobuf.Timestamp create_time = 3;
+   * @generated from field: google.protobuf.Timestamp create_time = 3 [json_name = ""];
    */
   createTime?: Timestamp | undefined;
 
   /**
    * The size of its file. 0 while it is made.
    *
-   * @generated from field: int64 size_bytes = 4;
+   * @generated from field: int64 size_bytes = 4 [json_name = ""];
    */
   sizeBytes: bigint;
 
   /**
    * The SHA-256 of its file, in hexadecimal digits. Empty while it is made, and if it was made by another program.
    *
-   * @generated from field: string sha256 = 5;
+   * @generated from field: string sha256 = 5 [json_name = ""];
    */
   sha256: string;
 
   /**
    * The newest migration in it.
    *
-   * @generated from field: int32 schema_version = 6;
+   * @generated from field: int32 schema_version = 6 [json_name = ""];
    */
   schemaVersion: number;
 
   /**
    * The rows in it, by table.
    *
-   * @generated from field: map<string, int64> row_counts = 7;
+   * @generated from field: map<string, int64> row_counts = 7 [json_name = ""];
    */
   rowCounts: { [key: string]: bigint };
 
   /**
    * The share of making or verifying it that is done, from 0 to 1. 1 if neither goes on.
    *
-   * @generated from field: double progress = 8;
+   * @generated from field: double progress = 8 [json_name = ""];
    */
   progress: number;
 
   /**
    * When it was last verified: read whole, checked for damage, and compared with its manifest. Absent if it never was.
    *
-   * @generated from field: google.protobuf.Timestamp verify_time = 9;
+   * @generated from field: google.protobuf.Timestamp verify_time = 9 [json_name = ""];
    */
   verifyTime?: Timestamp | undefined;
 
   /**
    * What is wrong with it. Empty if nothing is.
    *
-   * @generated from field: string fault = 10;
+   * @generated from field: string fault = 10 [json_name = ""];
    */
   fault: string;
 
   /**
    * The version of the server that made it.
    *
-   * @generated from field: string server_version = 11;
+   * @generated from field: string server_version = 11 [json_name = ""];
    */
   serverVersion: string;
 
   /**
    * Its copy off the machine. Absent if there is none.
    *
-   * @generated from field: metamorph.admin.v1.BackupCopy copy = 12;
+   * @generated from field: metamorph.admin.v1.BackupCopy copy = 12 [json_name = ""];
    */
   copy?: BackupCopy | undefined;
 
   /**
    * What is wrong with the copy, or why there is none. Empty if nothing is, and while none was tried.
    *
-   * @generated from field: string copy_fault = 13;
+   * @generated from field: string copy_fault = 13 [json_name = ""];
    */
   copyFault: string;
 
   /**
    * The operation that makes or verifies it. Empty if neither goes on.
    *
-   * @generated from field: string operation_id = 14;
+   * @generated from field: string operation_id = 14 [json_name = ""];
    */
   operationId: string;
 };
@@ -132,35 +132,35 @@ export declare type BackupCopy = Message<"metamorph.admin.v1.BackupCopy"> & {
   /**
    * Its address: `s3://bucket/prefix/metamorph-20250125_120000.db.zst.age`. The suffixes say how it is packed.
    *
-   * @generated from field: string url = 1;
+   * @generated from field: string url = 1 [json_name = ""];
    */
   url: string;
 
   /**
    * The size of its object.
    *
-   * @generated from field: int64 size_bytes = 2;
+   * @generated from field: int64 size_bytes = 2 [json_name = ""];
    */
   sizeBytes: bigint;
 
   /**
    * The SHA-256 of its object, in hexadecimal digits.
    *
-   * @generated from field: string sha256 = 3;
+   * @generated from field: string sha256 = 3 [json_name = ""];
    */
   sha256: string;
 
   /**
    * When it was complete.
    *
-   * @generated from field: google.protobuf.Timestamp create_time = 4;
+   * @generated from field: google.protobuf.Timestamp create_time = 4 [json_name = ""];
    */
   createTime?: Timestamp | undefined;
 
   /**
    * When it was last read back: unpacked, and compared with the backup that was verified. Absent if it never was.
    *
-   * @generated from field: google.protobuf.Timestamp verify_time = 5;
+   * @generated from field: google.protobuf.Timestamp verify_time = 5 [json_name = ""];
    */
   verifyTime?: Timestamp | undefined;
 };

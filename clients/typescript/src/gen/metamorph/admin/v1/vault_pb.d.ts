@@ -22,35 +22,35 @@ export declare type VaultStatus = Message<"metamorph.admin.v1.VaultStatus"> & {
   /**
    * The vault, as in tokens.
    *
-   * @generated from field: string vault_id = 1;
+   * @generated from field: string vault_id = 1 [json_name = ""];
    */
   vaultId: string;
 
   /**
    * Its state.
    *
-   * @generated from field: metamorph.admin.v1.VaultState state = 2;
+   * @generated from field: metamorph.admin.v1.VaultState state = 2 [json_name = ""];
    */
   state: VaultState;
 
   /**
    * Why it is suspended. Empty if it is not.
    *
-   * @generated from field: string reason = 3;
+   * @generated from field: string reason = 3 [json_name = ""];
    */
   reason: string;
 
   /**
    * Who suspended or deleted it. Empty if it is active.
    *
-   * @generated from field: string actor = 4;
+   * @generated from field: string actor = 4 [json_name = ""];
    */
   actor: string;
 
   /**
    * Since when it has been suspended or deleted. Absent if it is active.
    *
-   * @generated from field: google.protobuf.Timestamp change_time = 5;
+   * @generated from field: google.protobuf.Timestamp change_time = 5 [json_name = ""];
    */
   changeTime?: Timestamp | undefined;
 };
@@ -70,14 +70,14 @@ export declare type Spending = Message<"metamorph.admin.v1.Spending"> & {
   /**
    * All four counts of Usage together.
    *
-   * @generated from field: int64 tokens = 1;
+   * @generated from field: int64 tokens = 1 [json_name = ""];
    */
   tokens: bigint;
 
   /**
    * Billionths of a US dollar.
    *
-   * @generated from field: int64 cost_usd_nanos = 2;
+   * @generated from field: int64 cost_usd_nanos = 2 [json_name = ""];
    */
   costUsdNanos: bigint;
 };
@@ -97,49 +97,49 @@ export declare type VaultSummary = Message<"metamorph.admin.v1.VaultSummary"> & 
   /**
    * Its ID and its state.
    *
-   * @generated from field: metamorph.admin.v1.VaultStatus status = 1;
+   * @generated from field: metamorph.admin.v1.VaultStatus status = 1 [json_name = ""];
    */
   status?: VaultStatus | undefined;
 
   /**
    * As the vault's users have set it.
    *
-   * @generated from field: string display_name = 2;
+   * @generated from field: string display_name = 2 [json_name = ""];
    */
   displayName: string;
 
   /**
    * When it was first used. Absent if it never was.
    *
-   * @generated from field: google.protobuf.Timestamp create_time = 3;
+   * @generated from field: google.protobuf.Timestamp create_time = 3 [json_name = ""];
    */
   createTime?: Timestamp | undefined;
 
   /**
    * When the newest entry of its log was made, also by the server or an operator. Absent if there is none.
    *
-   * @generated from field: google.protobuf.Timestamp last_activity_time = 4;
+   * @generated from field: google.protobuf.Timestamp last_activity_time = 4 [json_name = ""];
    */
   lastActivityTime?: Timestamp | undefined;
 
   /**
    * The bytes that it stores, as in StorageStatus.
    *
-   * @generated from field: int64 stored_bytes = 5;
+   * @generated from field: int64 stored_bytes = 5 [json_name = ""];
    */
   storedBytes: bigint;
 
   /**
    * What was used today (UTC).
    *
-   * @generated from field: metamorph.admin.v1.Spending today = 6;
+   * @generated from field: metamorph.admin.v1.Spending today = 6 [json_name = ""];
    */
   today?: Spending | undefined;
 
   /**
    * What was used this month (UTC).
    *
-   * @generated from field: metamorph.admin.v1.Spending this_month = 7;
+   * @generated from field: metamorph.admin.v1.Spending this_month = 7 [json_name = ""];
    */
   thisMonth?: Spending | undefined;
 };

@@ -23,35 +23,35 @@ export declare type Attachment = Message<"metamorph.chat.v1.Attachment"> & {
   /**
    * Assigned by the server.
    *
-   * @generated from field: string attachment_id = 1;
+   * @generated from field: string attachment_id = 1 [json_name = ""];
    */
   attachmentId: string;
 
   /**
    * The media type.
    *
-   * @generated from field: string media_type = 2;
+   * @generated from field: string media_type = 2 [json_name = ""];
    */
   mediaType: string;
 
   /**
    * Its size in bytes.
    *
-   * @generated from field: int32 size_bytes = 3;
+   * @generated from field: int32 size_bytes = 3 [json_name = ""];
    */
   sizeBytes: number;
 
   /**
    * The SHA-256 digest of its bytes, 64 hexadecimal digits.
    *
-   * @generated from field: string sha256 = 4;
+   * @generated from field: string sha256 = 4 [json_name = ""];
    */
   sha256: string;
 
   /**
    * When it was first stored.
    *
-   * @generated from field: google.protobuf.Timestamp create_time = 5;
+   * @generated from field: google.protobuf.Timestamp create_time = 5 [json_name = ""];
    */
   createTime?: Timestamp | undefined;
 };

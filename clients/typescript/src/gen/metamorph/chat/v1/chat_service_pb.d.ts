@@ -28,7 +28,7 @@ export declare type CreateSessionRequest = Message<"metamorph.chat.v1.CreateSess
   /**
    * The fields that a user can set. Output-only fields are ignored. If absent, all fields are empty.
    *
-   * @generated from field: metamorph.chat.v1.Session session = 1;
+   * @generated from field: metamorph.chat.v1.Session session = 1 [json_name = ""];
    */
   session?: Session | undefined;
 
@@ -36,7 +36,7 @@ export declare type CreateSessionRequest = Message<"metamorph.chat.v1.CreateSess
    * A UUID that makes the request repeatable (AIP-155): repeating it returns the same session. Kept for at least 7
    * days. Fails with ALREADY_EXISTS / REQUEST_ID_REUSED if it was used for another request.
    *
-   * @generated from field: string request_id = 2;
+   * @generated from field: string request_id = 2 [json_name = ""];
    */
   requestId: string;
 };
@@ -56,14 +56,14 @@ export declare type CreateSessionResponse = Message<"metamorph.chat.v1.CreateSes
   /**
    * As stored.
    *
-   * @generated from field: metamorph.chat.v1.Session session = 1;
+   * @generated from field: metamorph.chat.v1.Session session = 1 [json_name = ""];
    */
   session?: Session | undefined;
 
   /**
    * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 };
@@ -83,7 +83,7 @@ export declare type GetSessionRequest = Message<"metamorph.chat.v1.GetSessionReq
   /**
    * Required. At most 64 characters.
    *
-   * @generated from field: string session_id = 1;
+   * @generated from field: string session_id = 1 [json_name = ""];
    */
   sessionId: string;
 
@@ -92,7 +92,7 @@ export declare type GetSessionRequest = Message<"metamorph.chat.v1.GetSessionReq
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 2;
+   * @generated from field: int64 at_least_revision = 2 [json_name = ""];
    */
   atLeastRevision: bigint;
 };
@@ -112,7 +112,7 @@ export declare type GetSessionResponse = Message<"metamorph.chat.v1.GetSessionRe
   /**
    * As stored.
    *
-   * @generated from field: metamorph.chat.v1.Session session = 1;
+   * @generated from field: metamorph.chat.v1.Session session = 1 [json_name = ""];
    */
   session?: Session | undefined;
 };
@@ -132,35 +132,35 @@ export declare type ListSessionsRequest = Message<"metamorph.chat.v1.ListSession
   /**
    * The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer and not be the last.
    *
-   * @generated from field: int32 page_size = 1;
+   * @generated from field: int32 page_size = 1 [json_name = ""];
    */
   pageSize: number;
 
   /**
    * The next_page_token of the previous page, with the same filters. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
-   * @generated from field: string page_token = 2;
+   * @generated from field: string page_token = 2 [json_name = ""];
    */
   pageToken: string;
 
   /**
    * Only archived sessions, or only those that are not.
    *
-   * @generated from field: optional bool archived = 3;
+   * @generated from field: optional bool archived = 3 [json_name = ""];
    */
   archived?: boolean | undefined;
 
   /**
    * Only sessions created by this user.
    *
-   * @generated from field: optional string creator = 4;
+   * @generated from field: optional string creator = 4 [json_name = ""];
    */
   creator?: string | undefined;
 
   /**
    * Only sessions whose metadata contains all of these pairs. At most 4.
    *
-   * @generated from field: map<string, string> metadata = 5;
+   * @generated from field: map<string, string> metadata = 5 [json_name = ""];
    */
   metadata: { [key: string]: string };
 
@@ -169,7 +169,7 @@ export declare type ListSessionsRequest = Message<"metamorph.chat.v1.ListSession
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 6;
+   * @generated from field: int64 at_least_revision = 6 [json_name = ""];
    */
   atLeastRevision: bigint;
 };
@@ -189,14 +189,14 @@ export declare type ListSessionsResponse = Message<"metamorph.chat.v1.ListSessio
   /**
    * Newest activity first.
    *
-   * @generated from field: repeated metamorph.chat.v1.Session sessions = 1;
+   * @generated from field: repeated metamorph.chat.v1.Session sessions = 1 [json_name = ""];
    */
   sessions: Session[];
 
   /**
    * Empty on the last page.
    *
-   * @generated from field: string next_page_token = 2;
+   * @generated from field: string next_page_token = 2 [json_name = ""];
    */
   nextPageToken: string;
 };
@@ -216,7 +216,7 @@ export declare type UpdateSessionRequest = Message<"metamorph.chat.v1.UpdateSess
   /**
    * Required. session_id selects the session, a stale etag fails, and the fields in update_mask are set.
    *
-   * @generated from field: metamorph.chat.v1.Session session = 1;
+   * @generated from field: metamorph.chat.v1.Session session = 1 [json_name = ""];
    */
   session?: Session | undefined;
 
@@ -224,7 +224,7 @@ export declare type UpdateSessionRequest = Message<"metamorph.chat.v1.UpdateSess
    * Required. Any of `title`, `model`, `system_prompt`, `metadata`, `labels`, `archived`, `recall_tokens`,
    * `memory_tool`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
    *
-   * @generated from field: google.protobuf.FieldMask update_mask = 2;
+   * @generated from field: google.protobuf.FieldMask update_mask = 2 [json_name = ""];
    */
   updateMask?: FieldMask | undefined;
 };
@@ -244,14 +244,14 @@ export declare type UpdateSessionResponse = Message<"metamorph.chat.v1.UpdateSes
   /**
    * As stored.
    *
-   * @generated from field: metamorph.chat.v1.Session session = 1;
+   * @generated from field: metamorph.chat.v1.Session session = 1 [json_name = ""];
    */
   session?: Session | undefined;
 
   /**
    * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 };
@@ -271,14 +271,14 @@ export declare type DeleteSessionRequest = Message<"metamorph.chat.v1.DeleteSess
   /**
    * Required. At most 64 characters.
    *
-   * @generated from field: string session_id = 1;
+   * @generated from field: string session_id = 1 [json_name = ""];
    */
   sessionId: string;
 
   /**
    * Fails with ABORTED / ETAG_MISMATCH if stale. Empty deletes unconditionally.
    *
-   * @generated from field: string etag = 2;
+   * @generated from field: string etag = 2 [json_name = ""];
    */
   etag: string;
 };
@@ -298,7 +298,7 @@ export declare type DeleteSessionResponse = Message<"metamorph.chat.v1.DeleteSes
   /**
    * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
    *
-   * @generated from field: int64 revision = 1;
+   * @generated from field: int64 revision = 1 [json_name = ""];
    */
   revision: bigint;
 };
@@ -318,42 +318,42 @@ export declare type ListMessagesRequest = Message<"metamorph.chat.v1.ListMessage
   /**
    * Required. At most 64 characters.
    *
-   * @generated from field: string session_id = 1;
+   * @generated from field: string session_id = 1 [json_name = ""];
    */
   sessionId: string;
 
   /**
    * The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer and not be the last.
    *
-   * @generated from field: int32 page_size = 2;
+   * @generated from field: int32 page_size = 2 [json_name = ""];
    */
   pageSize: number;
 
   /**
    * The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
-   * @generated from field: string page_token = 3;
+   * @generated from field: string page_token = 3 [json_name = ""];
    */
   pageToken: string;
 
   /**
    * The last message of the branch to read. If absent, the session's current leaf when the first page was read.
    *
-   * @generated from field: optional string leaf_message_id = 4;
+   * @generated from field: optional string leaf_message_id = 4 [json_name = ""];
    */
   leafMessageId?: string | undefined;
 
   /**
    * Return all branches, in the order in which messages were stored.
    *
-   * @generated from field: bool all_branches = 5;
+   * @generated from field: bool all_branches = 5 [json_name = ""];
    */
   allBranches: boolean;
 
   /**
    * The order to return messages in.
    *
-   * @generated from field: metamorph.chat.v1.MessageOrder order_by = 6;
+   * @generated from field: metamorph.chat.v1.MessageOrder order_by = 6 [json_name = ""];
    */
   orderBy: MessageOrder;
 
@@ -362,7 +362,7 @@ export declare type ListMessagesRequest = Message<"metamorph.chat.v1.ListMessage
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 7;
+   * @generated from field: int64 at_least_revision = 7 [json_name = ""];
    */
   atLeastRevision: bigint;
 };
@@ -382,14 +382,14 @@ export declare type ListMessagesResponse = Message<"metamorph.chat.v1.ListMessag
   /**
    * In the requested order.
    *
-   * @generated from field: repeated metamorph.chat.v1.Message messages = 1;
+   * @generated from field: repeated metamorph.chat.v1.Message messages = 1 [json_name = ""];
    */
   messages: Message$1[];
 
   /**
    * Empty on the last page.
    *
-   * @generated from field: string next_page_token = 2;
+   * @generated from field: string next_page_token = 2 [json_name = ""];
    */
   nextPageToken: string;
 };
@@ -409,7 +409,7 @@ export declare type GetMessageRequest = Message<"metamorph.chat.v1.GetMessageReq
   /**
    * Required. At most 64 characters.
    *
-   * @generated from field: string message_id = 1;
+   * @generated from field: string message_id = 1 [json_name = ""];
    */
   messageId: string;
 
@@ -418,7 +418,7 @@ export declare type GetMessageRequest = Message<"metamorph.chat.v1.GetMessageReq
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 2;
+   * @generated from field: int64 at_least_revision = 2 [json_name = ""];
    */
   atLeastRevision: bigint;
 };
@@ -438,7 +438,7 @@ export declare type GetMessageResponse = Message<"metamorph.chat.v1.GetMessageRe
   /**
    * As stored.
    *
-   * @generated from field: metamorph.chat.v1.Message message = 1;
+   * @generated from field: metamorph.chat.v1.Message message = 1 [json_name = ""];
    */
   message?: Message$1 | undefined;
 };
@@ -458,7 +458,7 @@ export declare type SendMessageRequest = Message<"metamorph.chat.v1.SendMessageR
   /**
    * Required. At most 64 characters.
    *
-   * @generated from field: string session_id = 1;
+   * @generated from field: string session_id = 1 [json_name = ""];
    */
   sessionId: string;
 
@@ -466,7 +466,7 @@ export declare type SendMessageRequest = Message<"metamorph.chat.v1.SendMessageR
    * A UUID that makes the request repeatable (AIP-155): repeating it replays the same turn from sequence 1. Fails with
    * ALREADY_EXISTS / REQUEST_ID_REUSED if it was used for another request.
    *
-   * @generated from field: string request_id = 2;
+   * @generated from field: string request_id = 2 [json_name = ""];
    */
   requestId: string;
 
@@ -475,7 +475,7 @@ export declare type SendMessageRequest = Message<"metamorph.chat.v1.SendMessageR
    * (GetServerInfo). If the previous reply called tools, the content must begin with exactly their results, or it fails
    * with FAILED_PRECONDITION / TOOL_RESULT_REQUIRED or TOOL_RESULT_UNEXPECTED.
    *
-   * @generated from field: repeated metamorph.chat.v1.ContentBlock content = 3;
+   * @generated from field: repeated metamorph.chat.v1.ContentBlock content = 3 [json_name = ""];
    */
   content: ContentBlock[];
 
@@ -483,14 +483,14 @@ export declare type SendMessageRequest = Message<"metamorph.chat.v1.SendMessageR
    * The message to follow, one of this session. If absent, the session's current leaf; if present and empty, the
    * message is a new root. Fails with FAILED_PRECONDITION / BRANCH_BUSY while the parent's reply is being generated.
    *
-   * @generated from field: optional string parent_message_id = 4;
+   * @generated from field: optional string parent_message_id = 4 [json_name = ""];
    */
   parentMessageId?: string | undefined;
 
   /**
    * How to generate the reply. Absent is the same as a message whose fields are all absent.
    *
-   * @generated from field: metamorph.chat.v1.GenerationOptions options = 5;
+   * @generated from field: metamorph.chat.v1.GenerationOptions options = 5 [json_name = ""];
    */
   options?: GenerationOptions | undefined;
 
@@ -498,7 +498,7 @@ export declare type SendMessageRequest = Message<"metamorph.chat.v1.SendMessageR
    * Labels of this turn, in addition to its session's and in the same form. Fails with INVALID_ARGUMENT /
    * REQUEST_INVALID, and stores nothing, if the session has another value for a key, or if they are more than 8 together.
    *
-   * @generated from field: map<string, string> labels = 6;
+   * @generated from field: map<string, string> labels = 6 [json_name = ""];
    */
   labels: { [key: string]: string };
 };
@@ -518,7 +518,7 @@ export declare type SendMessageResponse = Message<"metamorph.chat.v1.SendMessage
   /**
    * In order, from sequence 1.
    *
-   * @generated from field: metamorph.chat.v1.TurnEvent event = 1;
+   * @generated from field: metamorph.chat.v1.TurnEvent event = 1 [json_name = ""];
    */
   event?: TurnEvent | undefined;
 
@@ -526,7 +526,7 @@ export declare type SendMessageResponse = Message<"metamorph.chat.v1.SendMessage
    * The vault's revision, or a later one, with turn_started once the turn was stored, and with turn_finished once its end
    * was. Otherwise 0.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 };
@@ -546,7 +546,7 @@ export declare type StreamTurnRequest = Message<"metamorph.chat.v1.StreamTurnReq
   /**
    * Required. At most 64 characters.
    *
-   * @generated from field: string turn_id = 1;
+   * @generated from field: string turn_id = 1 [json_name = ""];
    */
   turnId: string;
 
@@ -554,7 +554,7 @@ export declare type StreamTurnRequest = Message<"metamorph.chat.v1.StreamTurnReq
    * The sequence of the last event that the caller has seen; 0 replays from the beginning. The last sequence of a
    * finished turn returns an empty stream. A higher one fails with OUT_OF_RANGE / SEQUENCE_AHEAD.
    *
-   * @generated from field: int32 after_sequence = 2;
+   * @generated from field: int32 after_sequence = 2 [json_name = ""];
    */
   afterSequence: number;
 
@@ -563,7 +563,7 @@ export declare type StreamTurnRequest = Message<"metamorph.chat.v1.StreamTurnReq
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 3;
+   * @generated from field: int64 at_least_revision = 3 [json_name = ""];
    */
   atLeastRevision: bigint;
 };
@@ -583,7 +583,7 @@ export declare type StreamTurnResponse = Message<"metamorph.chat.v1.StreamTurnRe
   /**
    * In order, from after_sequence + 1.
    *
-   * @generated from field: metamorph.chat.v1.TurnEvent event = 1;
+   * @generated from field: metamorph.chat.v1.TurnEvent event = 1 [json_name = ""];
    */
   event?: TurnEvent | undefined;
 
@@ -591,7 +591,7 @@ export declare type StreamTurnResponse = Message<"metamorph.chat.v1.StreamTurnRe
    * The vault's revision, or a later one, with turn_started once the turn was stored, and with turn_finished once its end
    * was. Otherwise 0.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 };
@@ -611,7 +611,7 @@ export declare type GetTurnRequest = Message<"metamorph.chat.v1.GetTurnRequest">
   /**
    * Required. At most 64 characters.
    *
-   * @generated from field: string turn_id = 1;
+   * @generated from field: string turn_id = 1 [json_name = ""];
    */
   turnId: string;
 
@@ -620,7 +620,7 @@ export declare type GetTurnRequest = Message<"metamorph.chat.v1.GetTurnRequest">
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 2;
+   * @generated from field: int64 at_least_revision = 2 [json_name = ""];
    */
   atLeastRevision: bigint;
 };
@@ -640,7 +640,7 @@ export declare type GetTurnResponse = Message<"metamorph.chat.v1.GetTurnResponse
   /**
    * As stored.
    *
-   * @generated from field: metamorph.chat.v1.Turn turn = 1;
+   * @generated from field: metamorph.chat.v1.Turn turn = 1 [json_name = ""];
    */
   turn?: Turn | undefined;
 };
@@ -660,28 +660,28 @@ export declare type RegenerateReplyRequest = Message<"metamorph.chat.v1.Regenera
   /**
    * Required. The message to answer. At most 64 characters.
    *
-   * @generated from field: string user_message_id = 1;
+   * @generated from field: string user_message_id = 1 [json_name = ""];
    */
   userMessageId: string;
 
   /**
    * A UUID that makes the request repeatable (AIP-155), as in SendMessageRequest.
    *
-   * @generated from field: string request_id = 2;
+   * @generated from field: string request_id = 2 [json_name = ""];
    */
   requestId: string;
 
   /**
    * How to generate the reply. Absent fields are as in the original turn, which answered the message when it was sent.
    *
-   * @generated from field: metamorph.chat.v1.GenerationOptions options = 3;
+   * @generated from field: metamorph.chat.v1.GenerationOptions options = 3 [json_name = ""];
    */
   options?: GenerationOptions | undefined;
 
   /**
    * Labels of this turn, as in SendMessageRequest. Those of the original turn's request are not added.
    *
-   * @generated from field: map<string, string> labels = 4;
+   * @generated from field: map<string, string> labels = 4 [json_name = ""];
    */
   labels: { [key: string]: string };
 };
@@ -701,7 +701,7 @@ export declare type RegenerateReplyResponse = Message<"metamorph.chat.v1.Regener
   /**
    * In order, from sequence 1.
    *
-   * @generated from field: metamorph.chat.v1.TurnEvent event = 1;
+   * @generated from field: metamorph.chat.v1.TurnEvent event = 1 [json_name = ""];
    */
   event?: TurnEvent | undefined;
 
@@ -709,7 +709,7 @@ export declare type RegenerateReplyResponse = Message<"metamorph.chat.v1.Regener
    * The vault's revision, or a later one, with turn_started once the turn was stored, and with turn_finished once its end
    * was. Otherwise 0.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 };
@@ -729,28 +729,28 @@ export declare type ListTurnsRequest = Message<"metamorph.chat.v1.ListTurnsReque
   /**
    * Required. At most 64 characters.
    *
-   * @generated from field: string session_id = 1;
+   * @generated from field: string session_id = 1 [json_name = ""];
    */
   sessionId: string;
 
   /**
    * The maximum number to return. 0 means 50; the maximum is 1000.
    *
-   * @generated from field: int32 page_size = 2;
+   * @generated from field: int32 page_size = 2 [json_name = ""];
    */
   pageSize: number;
 
   /**
    * The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
-   * @generated from field: string page_token = 3;
+   * @generated from field: string page_token = 3 [json_name = ""];
    */
   pageToken: string;
 
   /**
    * Only turns with this status. Unspecified returns all.
    *
-   * @generated from field: metamorph.chat.v1.TurnStatus status = 4;
+   * @generated from field: metamorph.chat.v1.TurnStatus status = 4 [json_name = ""];
    */
   status: TurnStatus;
 
@@ -759,7 +759,7 @@ export declare type ListTurnsRequest = Message<"metamorph.chat.v1.ListTurnsReque
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 5;
+   * @generated from field: int64 at_least_revision = 5 [json_name = ""];
    */
   atLeastRevision: bigint;
 };
@@ -779,14 +779,14 @@ export declare type ListTurnsResponse = Message<"metamorph.chat.v1.ListTurnsResp
   /**
    * Newest first.
    *
-   * @generated from field: repeated metamorph.chat.v1.Turn turns = 1;
+   * @generated from field: repeated metamorph.chat.v1.Turn turns = 1 [json_name = ""];
    */
   turns: Turn[];
 
   /**
    * Empty on the last page.
    *
-   * @generated from field: string next_page_token = 2;
+   * @generated from field: string next_page_token = 2 [json_name = ""];
    */
   nextPageToken: string;
 };
@@ -806,7 +806,7 @@ export declare type CancelTurnRequest = Message<"metamorph.chat.v1.CancelTurnReq
   /**
    * Required. At most 64 characters.
    *
-   * @generated from field: string turn_id = 1;
+   * @generated from field: string turn_id = 1 [json_name = ""];
    */
   turnId: string;
 };
@@ -826,14 +826,14 @@ export declare type CancelTurnResponse = Message<"metamorph.chat.v1.CancelTurnRe
   /**
    * As stored.
    *
-   * @generated from field: metamorph.chat.v1.Turn turn = 1;
+   * @generated from field: metamorph.chat.v1.Turn turn = 1 [json_name = ""];
    */
   turn?: Turn | undefined;
 
   /**
    * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 };
@@ -853,7 +853,7 @@ export declare type DeleteMessageRequest = Message<"metamorph.chat.v1.DeleteMess
   /**
    * Required. At most 64 characters.
    *
-   * @generated from field: string message_id = 1;
+   * @generated from field: string message_id = 1 [json_name = ""];
    */
   messageId: string;
 };
@@ -873,14 +873,14 @@ export declare type DeleteMessageResponse = Message<"metamorph.chat.v1.DeleteMes
   /**
    * As stored.
    *
-   * @generated from field: metamorph.chat.v1.Message message = 1;
+   * @generated from field: metamorph.chat.v1.Message message = 1 [json_name = ""];
    */
   message?: Message$1 | undefined;
 
   /**
    * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 };
@@ -905,14 +905,14 @@ export declare type SearchMessagesRequest = Message<"metamorph.chat.v1.SearchMes
    * on, wherever its characters follow each other; a character counts as two words there. In all others a word is found
    * as a whole, not by its beginning. Symbols and emoji are not found.
    *
-   * @generated from field: string query = 1;
+   * @generated from field: string query = 1 [json_name = ""];
    */
   query: string;
 
   /**
    * The maximum number to return. 0 means 50; the maximum is 100.
    *
-   * @generated from field: int32 page_size = 2;
+   * @generated from field: int32 page_size = 2 [json_name = ""];
    */
   pageSize: number;
 
@@ -920,14 +920,14 @@ export declare type SearchMessagesRequest = Message<"metamorph.chat.v1.SearchMes
    * The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    * Later pages go on with older messages, so messages that are stored while paging are not among them.
    *
-   * @generated from field: string page_token = 3;
+   * @generated from field: string page_token = 3 [json_name = ""];
    */
   pageToken: string;
 
   /**
    * Only messages of this session. At most 64 characters. NOT_FOUND / SESSION_NOT_FOUND.
    *
-   * @generated from field: optional string session_id = 4;
+   * @generated from field: optional string session_id = 4 [json_name = ""];
    */
   sessionId?: string | undefined;
 
@@ -936,7 +936,7 @@ export declare type SearchMessagesRequest = Message<"metamorph.chat.v1.SearchMes
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 5;
+   * @generated from field: int64 at_least_revision = 5 [json_name = ""];
    */
   atLeastRevision: bigint;
 };
@@ -956,14 +956,14 @@ export declare type TextRange = Message<"metamorph.chat.v1.TextRange"> & {
   /**
    * The first code point, counted from 0.
    *
-   * @generated from field: int32 start = 1;
+   * @generated from field: int32 start = 1 [json_name = ""];
    */
   start: number;
 
   /**
    * The code point after the last one.
    *
-   * @generated from field: int32 end = 2;
+   * @generated from field: int32 end = 2 [json_name = ""];
    */
   end: number;
 };
@@ -983,28 +983,28 @@ export declare type MessageMatch = Message<"metamorph.chat.v1.MessageMatch"> & {
   /**
    * The message.
    *
-   * @generated from field: string message_id = 1;
+   * @generated from field: string message_id = 1 [json_name = ""];
    */
   messageId: string;
 
   /**
    * Its session.
    *
-   * @generated from field: string session_id = 2;
+   * @generated from field: string session_id = 2 [json_name = ""];
    */
   sessionId: string;
 
   /**
    * The author: a user or the model.
    *
-   * @generated from field: metamorph.chat.v1.Role role = 3;
+   * @generated from field: metamorph.chat.v1.Role role = 3 [json_name = ""];
    */
   role: Role;
 
   /**
    * When it was stored.
    *
-   * @generated from field: google.protobuf.Timestamp create_time = 4;
+   * @generated from field: google.protobuf.Timestamp create_time = 4 [json_name = ""];
    */
   createTime?: Timestamp | undefined;
 
@@ -1012,7 +1012,7 @@ export declare type MessageMatch = Message<"metamorph.chat.v1.MessageMatch"> & {
    * The part of its text around the first match, as it was stored. `…` marks where text was left out, which is never
    * between a letter and its marks.
    *
-   * @generated from field: string snippet = 5;
+   * @generated from field: string snippet = 5 [json_name = ""];
    */
   snippet: string;
 
@@ -1020,7 +1020,7 @@ export declare type MessageMatch = Message<"metamorph.chat.v1.MessageMatch"> & {
    * Where the words, phrases and runs of the query are in snippet, in order, each as a whole. Those that overlap are one
    * range. A range has whole characters: letters with all of their marks, and both letters of a ligature.
    *
-   * @generated from field: repeated metamorph.chat.v1.TextRange highlights = 6;
+   * @generated from field: repeated metamorph.chat.v1.TextRange highlights = 6 [json_name = ""];
    */
   highlights: TextRange[];
 };
@@ -1041,14 +1041,14 @@ export declare type SearchMessagesResponse = Message<"metamorph.chat.v1.SearchMe
    * Newest first. A page ends when it has taken a certain amount of work: it can have fewer results than page_size, or
    * none, without being the last one.
    *
-   * @generated from field: repeated metamorph.chat.v1.MessageMatch results = 1;
+   * @generated from field: repeated metamorph.chat.v1.MessageMatch results = 1 [json_name = ""];
    */
   results: MessageMatch[];
 
   /**
    * Empty on the last page only.
    *
-   * @generated from field: string next_page_token = 2;
+   * @generated from field: string next_page_token = 2 [json_name = ""];
    */
   nextPageToken: string;
 };
@@ -1068,7 +1068,7 @@ export declare type CountTokensRequest = Message<"metamorph.chat.v1.CountTokensR
   /**
    * Required. The message as it would be sent. Its request_id is ignored.
    *
-   * @generated from field: metamorph.chat.v1.SendMessageRequest message = 1;
+   * @generated from field: metamorph.chat.v1.SendMessageRequest message = 1 [json_name = ""];
    */
   message?: SendMessageRequest | undefined;
 
@@ -1077,7 +1077,7 @@ export declare type CountTokensRequest = Message<"metamorph.chat.v1.CountTokensR
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 2;
+   * @generated from field: int64 at_least_revision = 2 [json_name = ""];
    */
   atLeastRevision: bigint;
 };
@@ -1097,7 +1097,7 @@ export declare type CountTokensResponse = Message<"metamorph.chat.v1.CountTokens
   /**
    * As counted by the provider.
    *
-   * @generated from field: int64 input_tokens = 1;
+   * @generated from field: int64 input_tokens = 1 [json_name = ""];
    */
   inputTokens: bigint;
 };
@@ -1117,7 +1117,7 @@ export declare type UploadHeader = Message<"metamorph.chat.v1.UploadHeader"> & {
   /**
    * Required. A media type that ImageBlock or DocumentBlock accepts.
    *
-   * @generated from field: string media_type = 1;
+   * @generated from field: string media_type = 1 [json_name = ""];
    */
   mediaType: string;
 };
@@ -1144,7 +1144,7 @@ export declare type UploadAttachmentRequest = Message<"metamorph.chat.v1.UploadA
     /**
      * The description.
      *
-     * @generated from field: metamorph.chat.v1.UploadHeader header = 1;
+     * @generated from field: metamorph.chat.v1.UploadHeader header = 1 [json_name = ""];
      */
     value: UploadHeader;
     case: "header";
@@ -1152,7 +1152,7 @@ export declare type UploadAttachmentRequest = Message<"metamorph.chat.v1.UploadA
     /**
      * The next bytes.
      *
-     * @generated from field: bytes chunk = 2;
+     * @generated from field: bytes chunk = 2 [json_name = ""];
      */
     value: Uint8Array;
     case: "chunk";
@@ -1174,14 +1174,14 @@ export declare type UploadAttachmentResponse = Message<"metamorph.chat.v1.Upload
   /**
    * The attachment as stored. If the vault already had these bytes, the existing one.
    *
-   * @generated from field: metamorph.chat.v1.Attachment attachment = 1;
+   * @generated from field: metamorph.chat.v1.Attachment attachment = 1 [json_name = ""];
    */
   attachment?: Attachment | undefined;
 
   /**
    * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 };
@@ -1201,7 +1201,7 @@ export declare type DownloadAttachmentRequest = Message<"metamorph.chat.v1.Downl
   /**
    * Required. At most 64 characters.
    *
-   * @generated from field: string attachment_id = 1;
+   * @generated from field: string attachment_id = 1 [json_name = ""];
    */
   attachmentId: string;
 
@@ -1210,7 +1210,7 @@ export declare type DownloadAttachmentRequest = Message<"metamorph.chat.v1.Downl
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 2;
+   * @generated from field: int64 at_least_revision = 2 [json_name = ""];
    */
   atLeastRevision: bigint;
 };
@@ -1236,7 +1236,7 @@ export declare type DownloadAttachmentResponse = Message<"metamorph.chat.v1.Down
     /**
      * The attachment.
      *
-     * @generated from field: metamorph.chat.v1.Attachment attachment = 1;
+     * @generated from field: metamorph.chat.v1.Attachment attachment = 1 [json_name = ""];
      */
     value: Attachment;
     case: "attachment";
@@ -1244,7 +1244,7 @@ export declare type DownloadAttachmentResponse = Message<"metamorph.chat.v1.Down
     /**
      * The next bytes, at most 1 MiB.
      *
-     * @generated from field: bytes chunk = 2;
+     * @generated from field: bytes chunk = 2 [json_name = ""];
      */
     value: Uint8Array;
     case: "chunk";
@@ -1280,7 +1280,7 @@ export declare type ListModelsResponse = Message<"metamorph.chat.v1.ListModelsRe
   /**
    * All models, by name. There are no pages, because there are few models.
    *
-   * @generated from field: repeated metamorph.chat.v1.Model models = 1;
+   * @generated from field: repeated metamorph.chat.v1.Model models = 1 [json_name = ""];
    */
   models: Model[];
 };

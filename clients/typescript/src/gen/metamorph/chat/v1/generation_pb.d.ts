@@ -21,14 +21,14 @@ export declare type Tool = Message<"metamorph.chat.v1.Tool"> & {
   /**
    * Required. 1 to 128 letters, digits, `_` and `-`. No two tools of a list have the same name.
    *
-   * @generated from field: string name = 1;
+   * @generated from field: string name = 1 [json_name = ""];
    */
   name: string;
 
   /**
    * Describes to the model what the tool does and when to use it. At most 20,000 characters.
    *
-   * @generated from field: string description = 2;
+   * @generated from field: string description = 2 [json_name = ""];
    */
   description: string;
 
@@ -36,7 +36,7 @@ export declare type Tool = Message<"metamorph.chat.v1.Tool"> & {
    * Required. The JSON schema of its input, an object, passed on unchanged. At most 100,000 characters, and
    * 500 levels.
    *
-   * @generated from field: string input_schema = 3;
+   * @generated from field: string input_schema = 3 [json_name = ""];
    */
   inputSchema: string;
 };
@@ -57,7 +57,7 @@ export declare type ToolList = Message<"metamorph.chat.v1.ToolList"> & {
   /**
    * At most 128.
    *
-   * @generated from field: repeated metamorph.chat.v1.Tool values = 1;
+   * @generated from field: repeated metamorph.chat.v1.Tool values = 1 [json_name = ""];
    */
   values: Tool[];
 };
@@ -77,21 +77,21 @@ export declare type ToolChoice = Message<"metamorph.chat.v1.ToolChoice"> & {
   /**
    * Whether it must use a tool.
    *
-   * @generated from field: metamorph.chat.v1.ToolChoiceMode mode = 1;
+   * @generated from field: metamorph.chat.v1.ToolChoiceMode mode = 1 [json_name = ""];
    */
   mode: ToolChoiceMode;
 
   /**
    * The tool to use. Required with mode TOOL, otherwise empty.
    *
-   * @generated from field: string name = 2;
+   * @generated from field: string name = 2 [json_name = ""];
    */
   name: string;
 
   /**
    * At most one tool call per reply.
    *
-   * @generated from field: bool disable_parallel_tool_use = 3;
+   * @generated from field: bool disable_parallel_tool_use = 3 [json_name = ""];
    */
   disableParallelToolUse: boolean;
 };
@@ -111,7 +111,7 @@ export declare type ThinkingConfig = Message<"metamorph.chat.v1.ThinkingConfig">
   /**
    * Whether the model thinks.
    *
-   * @generated from field: metamorph.chat.v1.ThinkingMode mode = 1;
+   * @generated from field: metamorph.chat.v1.ThinkingMode mode = 1 [json_name = ""];
    */
   mode: ThinkingMode;
 
@@ -119,7 +119,7 @@ export declare type ThinkingConfig = Message<"metamorph.chat.v1.ThinkingConfig">
    * The maximum number of thinking tokens. Required with mode ENABLED, at least 1024; otherwise 0. Thinking counts
    * towards max_output_tokens: a budget that is not below it fails with INVALID_ARGUMENT / REQUEST_INVALID.
    *
-   * @generated from field: int32 budget_tokens = 2;
+   * @generated from field: int32 budget_tokens = 2 [json_name = ""];
    */
   budgetTokens: number;
 };
@@ -139,7 +139,7 @@ export declare type StopSequenceList = Message<"metamorph.chat.v1.StopSequenceLi
   /**
    * At most 16, of 1 to 256 characters each, not only white space.
    *
-   * @generated from field: repeated string values = 1;
+   * @generated from field: repeated string values = 1 [json_name = ""];
    */
   values: string[];
 };
@@ -166,7 +166,7 @@ export declare type GenerationOptions = Message<"metamorph.chat.v1.GenerationOpt
    * The model to use. If empty, or absent in SendMessage: the session's, else the vault's, else the server's default.
    * Fails with INVALID_ARGUMENT / MODEL_NOT_ACCEPTED if ListModels does not list it.
    *
-   * @generated from field: optional string model = 1;
+   * @generated from field: optional string model = 1 [json_name = ""];
    */
   model?: string | undefined;
 
@@ -174,14 +174,14 @@ export declare type GenerationOptions = Message<"metamorph.chat.v1.GenerationOpt
    * The maximum number of tokens to generate, including thinking. If 0, or absent in SendMessage: the lower of the
    * server's limit (GetServerInfo) and the model's (ListModels). A higher value is lowered to that.
    *
-   * @generated from field: optional int32 max_output_tokens = 2;
+   * @generated from field: optional int32 max_output_tokens = 2 [json_name = ""];
    */
   maxOutputTokens?: number | undefined;
 
   /**
    * Generation ends before any of these texts. If absent in SendMessage: none.
    *
-   * @generated from field: metamorph.chat.v1.StopSequenceList stop_sequences = 3;
+   * @generated from field: metamorph.chat.v1.StopSequenceList stop_sequences = 3 [json_name = ""];
    */
   stopSequences?: StopSequenceList | undefined;
 
@@ -189,7 +189,7 @@ export declare type GenerationOptions = Message<"metamorph.chat.v1.GenerationOpt
    * Whether and how the model thinks. If absent in SendMessage: as in the previous turn if the message has tool
    * results, else the provider's default.
    *
-   * @generated from field: metamorph.chat.v1.ThinkingConfig thinking = 4;
+   * @generated from field: metamorph.chat.v1.ThinkingConfig thinking = 4 [json_name = ""];
    */
   thinking?: ThinkingConfig | undefined;
 
@@ -198,7 +198,7 @@ export declare type GenerationOptions = Message<"metamorph.chat.v1.GenerationOpt
    * provider rejected them. Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE above the
    * server's limit on content.
    *
-   * @generated from field: metamorph.chat.v1.ToolList tools = 5;
+   * @generated from field: metamorph.chat.v1.ToolList tools = 5 [json_name = ""];
    */
   tools?: ToolList | undefined;
 
@@ -206,7 +206,7 @@ export declare type GenerationOptions = Message<"metamorph.chat.v1.GenerationOpt
    * How the model chooses among the tools. If absent in SendMessage: the model decides. Fails with INVALID_ARGUMENT /
    * REQUEST_INVALID if it requires a tool that is not in force.
    *
-   * @generated from field: metamorph.chat.v1.ToolChoice tool_choice = 6;
+   * @generated from field: metamorph.chat.v1.ToolChoice tool_choice = 6 [json_name = ""];
    */
   toolChoice?: ToolChoice | undefined;
 
@@ -214,14 +214,14 @@ export declare type GenerationOptions = Message<"metamorph.chat.v1.GenerationOpt
    * A JSON schema, an object, that the reply's text conforms to. Empty means free text. At most 100,000 characters, and
    * 500 levels. If absent in SendMessage: that of the previous turn if the message has tool results, else free text.
    *
-   * @generated from field: optional string response_schema = 7;
+   * @generated from field: optional string response_schema = 7 [json_name = ""];
    */
   responseSchema?: string | undefined;
 
   /**
    * How much the model does for the reply. If absent in SendMessage: the model's default.
    *
-   * @generated from field: optional metamorph.chat.v1.Effort effort = 8;
+   * @generated from field: optional metamorph.chat.v1.Effort effort = 8 [json_name = ""];
    */
   effort?: Effort | undefined;
 };

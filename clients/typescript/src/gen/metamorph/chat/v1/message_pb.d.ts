@@ -22,7 +22,7 @@ export declare type TextBlock = Message$1<"metamorph.chat.v1.TextBlock"> & {
   /**
    * Required. Not only white space.
    *
-   * @generated from field: string text = 1;
+   * @generated from field: string text = 1 [json_name = ""];
    */
   text: string;
 };
@@ -48,7 +48,7 @@ export declare type ImageBlock = Message$1<"metamorph.chat.v1.ImageBlock"> & {
     /**
      * The image itself, not empty. It is stored like an UploadAttachment, with the same limits and failures.
      *
-     * @generated from field: bytes data = 1;
+     * @generated from field: bytes data = 1 [json_name = ""];
      */
     value: Uint8Array;
     case: "data";
@@ -56,7 +56,7 @@ export declare type ImageBlock = Message$1<"metamorph.chat.v1.ImageBlock"> & {
     /**
      * An attachment of this vault. Fails with NOT_FOUND / ATTACHMENT_NOT_FOUND.
      *
-     * @generated from field: string attachment_id = 2;
+     * @generated from field: string attachment_id = 2 [json_name = ""];
      */
     value: string;
     case: "attachmentId";
@@ -65,21 +65,21 @@ export declare type ImageBlock = Message$1<"metamorph.chat.v1.ImageBlock"> & {
   /**
    * Required. The media type. With an attachment_id, the type that it was uploaded with.
    *
-   * @generated from field: string media_type = 3;
+   * @generated from field: string media_type = 3 [json_name = ""];
    */
   mediaType: string;
 
   /**
    * Output only. Its size in bytes.
    *
-   * @generated from field: int32 size_bytes = 4;
+   * @generated from field: int32 size_bytes = 4 [json_name = ""];
    */
   sizeBytes: number;
 
   /**
    * Output only. The SHA-256 digest of its bytes, 64 hexadecimal digits.
    *
-   * @generated from field: string sha256 = 5;
+   * @generated from field: string sha256 = 5 [json_name = ""];
    */
   sha256: string;
 };
@@ -105,7 +105,7 @@ export declare type DocumentBlock = Message$1<"metamorph.chat.v1.DocumentBlock">
     /**
      * The document itself, not empty. It is stored like an UploadAttachment, with the same limits and failures.
      *
-     * @generated from field: bytes data = 1;
+     * @generated from field: bytes data = 1 [json_name = ""];
      */
     value: Uint8Array;
     case: "data";
@@ -113,7 +113,7 @@ export declare type DocumentBlock = Message$1<"metamorph.chat.v1.DocumentBlock">
     /**
      * An attachment of this vault. Fails with NOT_FOUND / ATTACHMENT_NOT_FOUND.
      *
-     * @generated from field: string attachment_id = 2;
+     * @generated from field: string attachment_id = 2 [json_name = ""];
      */
     value: string;
     case: "attachmentId";
@@ -122,21 +122,21 @@ export declare type DocumentBlock = Message$1<"metamorph.chat.v1.DocumentBlock">
   /**
    * Required. The media type. With an attachment_id, the type that it was uploaded with.
    *
-   * @generated from field: string media_type = 3;
+   * @generated from field: string media_type = 3 [json_name = ""];
    */
   mediaType: string;
 
   /**
    * Output only. Its size in bytes.
    *
-   * @generated from field: int32 size_bytes = 4;
+   * @generated from field: int32 size_bytes = 4 [json_name = ""];
    */
   sizeBytes: number;
 
   /**
    * Output only. The SHA-256 digest of its bytes, 64 hexadecimal digits.
    *
-   * @generated from field: string sha256 = 5;
+   * @generated from field: string sha256 = 5 [json_name = ""];
    */
   sha256: string;
 };
@@ -156,21 +156,21 @@ export declare type ToolUseBlock = Message$1<"metamorph.chat.v1.ToolUseBlock"> &
   /**
    * The ID of the call. A ToolResultBlock refers to it.
    *
-   * @generated from field: string tool_use_id = 1;
+   * @generated from field: string tool_use_id = 1 [json_name = ""];
    */
   toolUseId: string;
 
   /**
    * The name of the tool.
    *
-   * @generated from field: string name = 2;
+   * @generated from field: string name = 2 [json_name = ""];
    */
   name: string;
 
   /**
    * The tool's input: JSON, exactly as the model wrote it.
    *
-   * @generated from field: string input = 3;
+   * @generated from field: string input = 3 [json_name = ""];
    */
   input: string;
 };
@@ -196,7 +196,7 @@ export declare type ToolResultPart = Message$1<"metamorph.chat.v1.ToolResultPart
     /**
      * Text.
      *
-     * @generated from field: metamorph.chat.v1.TextBlock text = 1;
+     * @generated from field: metamorph.chat.v1.TextBlock text = 1 [json_name = ""];
      */
     value: TextBlock;
     case: "text";
@@ -204,7 +204,7 @@ export declare type ToolResultPart = Message$1<"metamorph.chat.v1.ToolResultPart
     /**
      * An image.
      *
-     * @generated from field: metamorph.chat.v1.ImageBlock image = 2;
+     * @generated from field: metamorph.chat.v1.ImageBlock image = 2 [json_name = ""];
      */
     value: ImageBlock;
     case: "image";
@@ -212,7 +212,7 @@ export declare type ToolResultPart = Message$1<"metamorph.chat.v1.ToolResultPart
     /**
      * A document.
      *
-     * @generated from field: metamorph.chat.v1.DocumentBlock document = 3;
+     * @generated from field: metamorph.chat.v1.DocumentBlock document = 3 [json_name = ""];
      */
     value: DocumentBlock;
     case: "document";
@@ -234,21 +234,21 @@ export declare type ToolResultBlock = Message$1<"metamorph.chat.v1.ToolResultBlo
   /**
    * Required. The tool_use_id of the ToolUseBlock that it answers.
    *
-   * @generated from field: string tool_use_id = 1;
+   * @generated from field: string tool_use_id = 1 [json_name = ""];
    */
   toolUseId: string;
 
   /**
    * The result. At most 64 parts; may be empty.
    *
-   * @generated from field: repeated metamorph.chat.v1.ToolResultPart content = 2;
+   * @generated from field: repeated metamorph.chat.v1.ToolResultPart content = 2 [json_name = ""];
    */
   content: ToolResultPart[];
 
   /**
    * Whether the tool failed. Then content explains how.
    *
-   * @generated from field: bool is_error = 3;
+   * @generated from field: bool is_error = 3 [json_name = ""];
    */
   isError: boolean;
 };
@@ -268,21 +268,21 @@ export declare type ThinkingBlock = Message$1<"metamorph.chat.v1.ThinkingBlock">
   /**
    * The thinking or a summary of it. Empty if the provider does not disclose it.
    *
-   * @generated from field: string text = 1;
+   * @generated from field: string text = 1 [json_name = ""];
    */
   text: string;
 
   /**
    * The provider's signature. A block without one is shown but not sent to the model again.
    *
-   * @generated from field: bytes signature = 2;
+   * @generated from field: bytes signature = 2 [json_name = ""];
    */
   signature: Uint8Array;
 
   /**
    * Thinking in the provider's encrypted form, which cannot be shown. Then text is empty.
    *
-   * @generated from field: bytes redacted = 3;
+   * @generated from field: bytes redacted = 3 [json_name = ""];
    */
   redacted: Uint8Array;
 };
@@ -303,7 +303,7 @@ export declare type CompactionBlock = Message$1<"metamorph.chat.v1.CompactionBlo
   /**
    * The summary that the model is sent in place of the earlier messages.
    *
-   * @generated from field: string summary = 1;
+   * @generated from field: string summary = 1 [json_name = ""];
    */
   summary: string;
 };
@@ -324,14 +324,14 @@ export declare type RecalledMemoriesBlock = Message$1<"metamorph.chat.v1.Recalle
   /**
    * The text that the model is sent.
    *
-   * @generated from field: string text = 1;
+   * @generated from field: string text = 1 [json_name = ""];
    */
   text: string;
 
   /**
    * The memories in it, best first. They may be changed or deleted later; the text stays.
    *
-   * @generated from field: repeated string memory_ids = 2;
+   * @generated from field: repeated string memory_ids = 2 [json_name = ""];
    */
   memoryIds: string[];
 };
@@ -357,7 +357,7 @@ export declare type ContentBlock = Message$1<"metamorph.chat.v1.ContentBlock"> &
     /**
      * Text.
      *
-     * @generated from field: metamorph.chat.v1.TextBlock text = 1;
+     * @generated from field: metamorph.chat.v1.TextBlock text = 1 [json_name = ""];
      */
     value: TextBlock;
     case: "text";
@@ -365,7 +365,7 @@ export declare type ContentBlock = Message$1<"metamorph.chat.v1.ContentBlock"> &
     /**
      * An image.
      *
-     * @generated from field: metamorph.chat.v1.ImageBlock image = 2;
+     * @generated from field: metamorph.chat.v1.ImageBlock image = 2 [json_name = ""];
      */
     value: ImageBlock;
     case: "image";
@@ -373,7 +373,7 @@ export declare type ContentBlock = Message$1<"metamorph.chat.v1.ContentBlock"> &
     /**
      * A document.
      *
-     * @generated from field: metamorph.chat.v1.DocumentBlock document = 3;
+     * @generated from field: metamorph.chat.v1.DocumentBlock document = 3 [json_name = ""];
      */
     value: DocumentBlock;
     case: "document";
@@ -381,7 +381,7 @@ export declare type ContentBlock = Message$1<"metamorph.chat.v1.ContentBlock"> &
     /**
      * A tool call by the model.
      *
-     * @generated from field: metamorph.chat.v1.ToolUseBlock tool_use = 4;
+     * @generated from field: metamorph.chat.v1.ToolUseBlock tool_use = 4 [json_name = ""];
      */
     value: ToolUseBlock;
     case: "toolUse";
@@ -389,7 +389,7 @@ export declare type ContentBlock = Message$1<"metamorph.chat.v1.ContentBlock"> &
     /**
      * The result of a tool call.
      *
-     * @generated from field: metamorph.chat.v1.ToolResultBlock tool_result = 5;
+     * @generated from field: metamorph.chat.v1.ToolResultBlock tool_result = 5 [json_name = ""];
      */
     value: ToolResultBlock;
     case: "toolResult";
@@ -397,7 +397,7 @@ export declare type ContentBlock = Message$1<"metamorph.chat.v1.ContentBlock"> &
     /**
      * The model's thinking.
      *
-     * @generated from field: metamorph.chat.v1.ThinkingBlock thinking = 6;
+     * @generated from field: metamorph.chat.v1.ThinkingBlock thinking = 6 [json_name = ""];
      */
     value: ThinkingBlock;
     case: "thinking";
@@ -405,7 +405,7 @@ export declare type ContentBlock = Message$1<"metamorph.chat.v1.ContentBlock"> &
     /**
      * A summary of the earlier messages, made for the model.
      *
-     * @generated from field: metamorph.chat.v1.CompactionBlock compaction = 7;
+     * @generated from field: metamorph.chat.v1.CompactionBlock compaction = 7 [json_name = ""];
      */
     value: CompactionBlock;
     case: "compaction";
@@ -413,7 +413,7 @@ export declare type ContentBlock = Message$1<"metamorph.chat.v1.ContentBlock"> &
     /**
      * Memories of the vault that the server put to a user's message, for the model.
      *
-     * @generated from field: metamorph.chat.v1.RecalledMemoriesBlock recalled_memories = 8;
+     * @generated from field: metamorph.chat.v1.RecalledMemoriesBlock recalled_memories = 8 [json_name = ""];
      */
     value: RecalledMemoriesBlock;
     case: "recalledMemories";
@@ -436,42 +436,42 @@ export declare type Usage = Message$1<"metamorph.chat.v1.Usage"> & {
   /**
    * Input tokens, without both cache counts.
    *
-   * @generated from field: int64 input_tokens = 1;
+   * @generated from field: int64 input_tokens = 1 [json_name = ""];
    */
   inputTokens: bigint;
 
   /**
    * Output tokens.
    *
-   * @generated from field: int64 output_tokens = 2;
+   * @generated from field: int64 output_tokens = 2 [json_name = ""];
    */
   outputTokens: bigint;
 
   /**
    * Tokens read from the prompt cache.
    *
-   * @generated from field: int64 cache_read_tokens = 3;
+   * @generated from field: int64 cache_read_tokens = 3 [json_name = ""];
    */
   cacheReadTokens: bigint;
 
   /**
    * Tokens written to the prompt cache.
    *
-   * @generated from field: int64 cache_write_tokens = 4;
+   * @generated from field: int64 cache_write_tokens = 4 [json_name = ""];
    */
   cacheWriteTokens: bigint;
 
   /**
    * The cost of all of them in billionths of a US dollar, at the prices in ListModels.
    *
-   * @generated from field: int64 cost_usd_nanos = 5;
+   * @generated from field: int64 cost_usd_nanos = 5 [json_name = ""];
    */
   costUsdNanos: bigint;
 
   /**
    * Whether any of these figures is an upper estimate, because the provider has not reported it.
    *
-   * @generated from field: bool estimated = 6;
+   * @generated from field: bool estimated = 6 [json_name = ""];
    */
   estimated: boolean;
 };
@@ -491,77 +491,77 @@ export declare type Message = Message$1<"metamorph.chat.v1.Message"> & {
   /**
    * Assigned by the server.
    *
-   * @generated from field: string message_id = 1;
+   * @generated from field: string message_id = 1 [json_name = ""];
    */
   messageId: string;
 
   /**
    * The session it belongs to.
    *
-   * @generated from field: string session_id = 2;
+   * @generated from field: string session_id = 2 [json_name = ""];
    */
   sessionId: string;
 
   /**
    * The message that it follows. Empty for a root.
    *
-   * @generated from field: string parent_message_id = 3;
+   * @generated from field: string parent_message_id = 3 [json_name = ""];
    */
   parentMessageId: string;
 
   /**
    * The author: a user or the model.
    *
-   * @generated from field: metamorph.chat.v1.Role role = 4;
+   * @generated from field: metamorph.chat.v1.Role role = 4 [json_name = ""];
    */
   role: Role;
 
   /**
    * Its blocks in order. Empty once it is deleted.
    *
-   * @generated from field: repeated metamorph.chat.v1.ContentBlock content = 5;
+   * @generated from field: repeated metamorph.chat.v1.ContentBlock content = 5 [json_name = ""];
    */
   content: ContentBlock[];
 
   /**
    * The turn it belongs to.
    *
-   * @generated from field: string turn_id = 6;
+   * @generated from field: string turn_id = 6 [json_name = ""];
    */
   turnId: string;
 
   /**
    * The user who sent it, or who sent the message that it replies to.
    *
-   * @generated from field: string creator = 7;
+   * @generated from field: string creator = 7 [json_name = ""];
    */
   creator: string;
 
   /**
    * The model that generated it. Empty for a user message.
    *
-   * @generated from field: string model = 8;
+   * @generated from field: string model = 8 [json_name = ""];
    */
   model: string;
 
   /**
    * Its tokens and cost. Absent for a user message.
    *
-   * @generated from field: metamorph.chat.v1.Usage usage = 9;
+   * @generated from field: metamorph.chat.v1.Usage usage = 9 [json_name = ""];
    */
   usage?: Usage | undefined;
 
   /**
    * When it was stored.
    *
-   * @generated from field: google.protobuf.Timestamp create_time = 10;
+   * @generated from field: google.protobuf.Timestamp create_time = 10 [json_name = ""];
    */
   createTime?: Timestamp | undefined;
 
   /**
    * When its content was deleted. Absent if it was not.
    *
-   * @generated from field: google.protobuf.Timestamp delete_time = 11;
+   * @generated from field: google.protobuf.Timestamp delete_time = 11 [json_name = ""];
    */
   deleteTime?: Timestamp | undefined;
 
@@ -570,7 +570,7 @@ export declare type Message = Message$1<"metamorph.chat.v1.Message"> & {
    * earlier versions stored it, and only its beginning is returned. False if the model ended it, even at
    * STOP_REASON_MAX_TOKENS; the turn's stop_reason says why.
    *
-   * @generated from field: bool partial = 12;
+   * @generated from field: bool partial = 12 [json_name = ""];
    */
   partial: boolean;
 };

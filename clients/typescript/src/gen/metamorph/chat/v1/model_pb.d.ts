@@ -23,35 +23,35 @@ export declare type ModelPrice = Message<"metamorph.chat.v1.ModelPrice"> & {
   /**
    * Applies to calls with more input tokens than this. 0 applies to all calls without a more specific price.
    *
-   * @generated from field: int64 above_input_tokens = 1;
+   * @generated from field: int64 above_input_tokens = 1 [json_name = ""];
    */
   aboveInputTokens: bigint;
 
   /**
    * An input token.
    *
-   * @generated from field: int64 input_usd_nanos = 2;
+   * @generated from field: int64 input_usd_nanos = 2 [json_name = ""];
    */
   inputUsdNanos: bigint;
 
   /**
    * An output token.
    *
-   * @generated from field: int64 output_usd_nanos = 3;
+   * @generated from field: int64 output_usd_nanos = 3 [json_name = ""];
    */
   outputUsdNanos: bigint;
 
   /**
    * A token read from the prompt cache.
    *
-   * @generated from field: int64 cache_read_usd_nanos = 4;
+   * @generated from field: int64 cache_read_usd_nanos = 4 [json_name = ""];
    */
   cacheReadUsdNanos: bigint;
 
   /**
    * A token written to the prompt cache.
    *
-   * @generated from field: int64 cache_write_usd_nanos = 5;
+   * @generated from field: int64 cache_write_usd_nanos = 5 [json_name = ""];
    */
   cacheWriteUsdNanos: bigint;
 };
@@ -71,49 +71,49 @@ export declare type ModelCapabilities = Message<"metamorph.chat.v1.ModelCapabili
   /**
    * The modes of ThinkingConfig that can be set.
    *
-   * @generated from field: repeated metamorph.chat.v1.ThinkingMode thinking_modes = 1;
+   * @generated from field: repeated metamorph.chat.v1.ThinkingMode thinking_modes = 1 [json_name = ""];
    */
   thinkingModes: ThinkingMode[];
 
   /**
    * Whether it thinks if no mode is set.
    *
-   * @generated from field: bool thinks_by_default = 2;
+   * @generated from field: bool thinks_by_default = 2 [json_name = ""];
    */
   thinksByDefault: boolean;
 
   /**
    * Whether ToolChoice may force it to use a tool.
    *
-   * @generated from field: bool forced_tool_choice = 3;
+   * @generated from field: bool forced_tool_choice = 3 [json_name = ""];
    */
   forcedToolChoice: boolean;
 
   /**
    * The levels of GenerationOptions.effort that can be set.
    *
-   * @generated from field: repeated metamorph.chat.v1.Effort efforts = 4;
+   * @generated from field: repeated metamorph.chat.v1.Effort efforts = 4 [json_name = ""];
    */
   efforts: Effort[];
 
   /**
    * Whether it reads images.
    *
-   * @generated from field: bool images = 5;
+   * @generated from field: bool images = 5 [json_name = ""];
    */
   images: boolean;
 
   /**
    * Whether it reads documents.
    *
-   * @generated from field: bool documents = 6;
+   * @generated from field: bool documents = 6 [json_name = ""];
    */
   documents: boolean;
 
   /**
    * Whether GenerationOptions.response_schema can be set.
    *
-   * @generated from field: bool response_schema = 7;
+   * @generated from field: bool response_schema = 7 [json_name = ""];
    */
   responseSchema: boolean;
 
@@ -121,14 +121,14 @@ export declare type ModelCapabilities = Message<"metamorph.chat.v1.ModelCapabili
    * The most images and documents that it reads at once. A message with more fails with INVALID_ARGUMENT /
    * REQUEST_INVALID; of a conversation with more it reads the newest.
    *
-   * @generated from field: int32 attachments = 8;
+   * @generated from field: int32 attachments = 8 [json_name = ""];
    */
   attachments: number;
 
   /**
    * Whether earlier messages are summarized for it when the context is full. If not, a longer conversation fails.
    *
-   * @generated from field: bool summaries = 9;
+   * @generated from field: bool summaries = 9 [json_name = ""];
    */
   summaries: boolean;
 
@@ -137,7 +137,7 @@ export declare type ModelCapabilities = Message<"metamorph.chat.v1.ModelCapabili
    * message with more fails with INVALID_ARGUMENT / REQUEST_INVALID; of a conversation with more it reads the newest
    * documents.
    *
-   * @generated from field: int32 document_pages = 10;
+   * @generated from field: int32 document_pages = 10 [json_name = ""];
    */
   documentPages: number;
 };
@@ -157,63 +157,63 @@ export declare type Model = Message<"metamorph.chat.v1.Model"> & {
   /**
    * Its name, as in GenerationOptions.model.
    *
-   * @generated from field: string model = 1;
+   * @generated from field: string model = 1 [json_name = ""];
    */
   model: string;
 
   /**
    * For people to read.
    *
-   * @generated from field: string display_name = 2;
+   * @generated from field: string display_name = 2 [json_name = ""];
    */
   displayName: string;
 
   /**
    * The size of its context in tokens, input and output together.
    *
-   * @generated from field: int64 context_tokens = 3;
+   * @generated from field: int64 context_tokens = 3 [json_name = ""];
    */
   contextTokens: bigint;
 
   /**
    * The longest reply that it generates, in tokens. The server's own limit (GetServerInfo) applies too.
    *
-   * @generated from field: int64 max_output_tokens = 4;
+   * @generated from field: int64 max_output_tokens = 4 [json_name = ""];
    */
   maxOutputTokens: bigint;
 
   /**
    * Its prices, by ascending above_input_tokens. The first is for 0.
    *
-   * @generated from field: repeated metamorph.chat.v1.ModelPrice prices = 5;
+   * @generated from field: repeated metamorph.chat.v1.ModelPrice prices = 5 [json_name = ""];
    */
   prices: ModelPrice[];
 
   /**
    * When its provider stops serving it. Absent until that is announced.
    *
-   * @generated from field: google.protobuf.Timestamp retire_time = 6;
+   * @generated from field: google.protobuf.Timestamp retire_time = 6 [json_name = ""];
    */
   retireTime?: Timestamp | undefined;
 
   /**
    * The model to use in its place, if it is going to be retired.
    *
-   * @generated from field: string successor = 7;
+   * @generated from field: string successor = 7 [json_name = ""];
    */
   successor: string;
 
   /**
    * Whether it is the server's default model.
    *
-   * @generated from field: bool is_default = 8;
+   * @generated from field: bool is_default = 8 [json_name = ""];
    */
   isDefault: boolean;
 
   /**
    * What it accepts.
    *
-   * @generated from field: metamorph.chat.v1.ModelCapabilities capabilities = 9;
+   * @generated from field: metamorph.chat.v1.ModelCapabilities capabilities = 9 [json_name = ""];
    */
   capabilities?: ModelCapabilities | undefined;
 };

@@ -22,28 +22,28 @@ export declare type Session = Message<"metamorph.chat.v1.Session"> & {
   /**
    * Output only, except that it selects the session in UpdateSession. At most 64 characters.
    *
-   * @generated from field: string session_id = 1;
+   * @generated from field: string session_id = 1 [json_name = ""];
    */
   sessionId: string;
 
   /**
    * At most 200 characters.
    *
-   * @generated from field: string title = 2;
+   * @generated from field: string title = 2 [json_name = ""];
    */
   title: string;
 
   /**
    * The model of turns that name none. If empty: the vault's, else the server's default.
    *
-   * @generated from field: string model = 3;
+   * @generated from field: string model = 3 [json_name = ""];
    */
   model: string;
 
   /**
    * The system prompt of the session's turns. If empty, the vault's. At most 100,000 characters.
    *
-   * @generated from field: string system_prompt = 4;
+   * @generated from field: string system_prompt = 4 [json_name = ""];
    */
   systemPrompt: string;
 
@@ -51,63 +51,63 @@ export declare type Session = Message<"metamorph.chat.v1.Session"> & {
    * At most 32 pairs, with keys of 1 to 64 letters, digits, `.`, `_` and `-`, and values of at most 512 characters. An
    * update replaces all pairs.
    *
-   * @generated from field: map<string, string> metadata = 5;
+   * @generated from field: map<string, string> metadata = 5 [json_name = ""];
    */
   metadata: { [key: string]: string };
 
   /**
    * Whether the session is archived. The filter `archived: false` then leaves it out; nothing else changes.
    *
-   * @generated from field: bool archived = 6;
+   * @generated from field: bool archived = 6 [json_name = ""];
    */
   archived: boolean;
 
   /**
    * Output only. The user who created it.
    *
-   * @generated from field: string creator = 7;
+   * @generated from field: string creator = 7 [json_name = ""];
    */
   creator: string;
 
   /**
    * Output only. The number of its messages, on all branches.
    *
-   * @generated from field: int32 message_count = 8;
+   * @generated from field: int32 message_count = 8 [json_name = ""];
    */
   messageCount: number;
 
   /**
    * Output only. The newest message, which is the default parent of the next one. Empty if there is none.
    *
-   * @generated from field: string current_leaf_message_id = 9;
+   * @generated from field: string current_leaf_message_id = 9 [json_name = ""];
    */
   currentLeafMessageId: string;
 
   /**
    * Output only. The turns that are running. A request may have at most 1000.
    *
-   * @generated from field: repeated string running_turn_ids = 10;
+   * @generated from field: repeated string running_turn_ids = 10 [json_name = ""];
    */
   runningTurnIds: string[];
 
   /**
    * Output only. When it was created.
    *
-   * @generated from field: google.protobuf.Timestamp create_time = 11;
+   * @generated from field: google.protobuf.Timestamp create_time = 11 [json_name = ""];
    */
   createTime?: Timestamp | undefined;
 
   /**
    * Output only. When a field that a user can set was last changed.
    *
-   * @generated from field: google.protobuf.Timestamp update_time = 12;
+   * @generated from field: google.protobuf.Timestamp update_time = 12 [json_name = ""];
    */
   updateTime?: Timestamp | undefined;
 
   /**
    * Output only. When the newest message was stored. Absent if there is none.
    *
-   * @generated from field: google.protobuf.Timestamp last_message_time = 13;
+   * @generated from field: google.protobuf.Timestamp last_message_time = 13 [json_name = ""];
    */
   lastMessageTime?: Timestamp | undefined;
 
@@ -115,7 +115,7 @@ export declare type Session = Message<"metamorph.chat.v1.Session"> & {
    * Changes with the fields that a user can set. UpdateSession fails with ABORTED / ETAG_MISMATCH if it is stale; empty
    * updates unconditionally.
    *
-   * @generated from field: string etag = 14;
+   * @generated from field: string etag = 14 [json_name = ""];
    */
   etag: string;
 
@@ -124,7 +124,7 @@ export declare type Session = Message<"metamorph.chat.v1.Session"> & {
    * label can have a budget. At most 8 pairs, with keys of 1 to 63 letters, digits, `.`, `_` and `-`, the first of which
    * is a letter or a digit, and values of at most 63 of them. An update replaces all pairs, for turns that start later.
    *
-   * @generated from field: map<string, string> labels = 15;
+   * @generated from field: map<string, string> labels = 15 [json_name = ""];
    */
   labels: { [key: string]: string };
 
@@ -132,7 +132,7 @@ export declare type Session = Message<"metamorph.chat.v1.Session"> & {
    * How many tokens of the vault's memories may be put to each message that is sent, about: their bytes are counted, three
    * as a token. 0, the default, puts none. At most 16,384.
    *
-   * @generated from field: int32 recall_tokens = 16;
+   * @generated from field: int32 recall_tokens = 16 [json_name = ""];
    */
   recallTokens: number;
 
@@ -140,7 +140,7 @@ export declare type Session = Message<"metamorph.chat.v1.Session"> & {
    * Whether the model has the provider's memory tool (memory_20250818), by which it keeps files below /memories. They are
    * memories of the vault. The server runs the tool within the turn, so callers never answer its calls.
    *
-   * @generated from field: bool memory_tool = 17;
+   * @generated from field: bool memory_tool = 17 [json_name = ""];
    */
   memoryTool: boolean;
 };

@@ -23,14 +23,14 @@ export declare type StopDetails = Message<"metamorph.chat.v1.StopDetails"> & {
   /**
    * A kind of content that the provider names. Empty if it names none.
    *
-   * @generated from field: string category = 1;
+   * @generated from field: string category = 1 [json_name = ""];
    */
   category: string;
 
   /**
    * For people to read. Empty if there is none.
    *
-   * @generated from field: string explanation = 2;
+   * @generated from field: string explanation = 2 [json_name = ""];
    */
   explanation: string;
 };
@@ -50,28 +50,28 @@ export declare type TurnError = Message<"metamorph.chat.v1.TurnError"> & {
   /**
    * An ErrorReason without its prefix.
    *
-   * @generated from field: string reason = 1;
+   * @generated from field: string reason = 1 [json_name = ""];
    */
   reason: string;
 
   /**
    * For people to read. Never the provider's own text.
    *
-   * @generated from field: string message = 2;
+   * @generated from field: string message = 2 [json_name = ""];
    */
   message: string;
 
   /**
    * The keys are listed in the reason's comment.
    *
-   * @generated from field: map<string, string> metadata = 3;
+   * @generated from field: map<string, string> metadata = 3 [json_name = ""];
    */
   metadata: { [key: string]: string };
 
   /**
    * How long to wait before sending again. Absent if waiting does not help, or the time is unknown.
    *
-   * @generated from field: google.protobuf.Duration retry_delay = 4;
+   * @generated from field: google.protobuf.Duration retry_delay = 4 [json_name = ""];
    */
   retryDelay?: Duration | undefined;
 };
@@ -92,105 +92,105 @@ export declare type Turn = Message<"metamorph.chat.v1.Turn"> & {
   /**
    * Assigned by the server.
    *
-   * @generated from field: string turn_id = 1;
+   * @generated from field: string turn_id = 1 [json_name = ""];
    */
   turnId: string;
 
   /**
    * The session it belongs to.
    *
-   * @generated from field: string session_id = 2;
+   * @generated from field: string session_id = 2 [json_name = ""];
    */
   sessionId: string;
 
   /**
    * The message being answered.
    *
-   * @generated from field: string user_message_id = 3;
+   * @generated from field: string user_message_id = 3 [json_name = ""];
    */
   userMessageId: string;
 
   /**
    * The stored reply. Empty while there is none.
    *
-   * @generated from field: string reply_message_id = 4;
+   * @generated from field: string reply_message_id = 4 [json_name = ""];
    */
   replyMessageId: string;
 
   /**
    * Its state.
    *
-   * @generated from field: metamorph.chat.v1.TurnStatus status = 5;
+   * @generated from field: metamorph.chat.v1.TurnStatus status = 5 [json_name = ""];
    */
   status: TurnStatus;
 
   /**
    * Why the model ended its reply.
    *
-   * @generated from field: metamorph.chat.v1.StopReason stop_reason = 6;
+   * @generated from field: metamorph.chat.v1.StopReason stop_reason = 6 [json_name = ""];
    */
   stopReason: StopReason;
 
   /**
    * Its tokens and cost. Zero while it is running; UsageUpdate events have the current figures.
    *
-   * @generated from field: metamorph.chat.v1.Usage usage = 7;
+   * @generated from field: metamorph.chat.v1.Usage usage = 7 [json_name = ""];
    */
   usage?: Usage | undefined;
 
   /**
    * The model that was used.
    *
-   * @generated from field: string model = 8;
+   * @generated from field: string model = 8 [json_name = ""];
    */
   model: string;
 
   /**
    * How many calls to the model provider it made. 0 while it is running.
    *
-   * @generated from field: int32 model_calls = 9;
+   * @generated from field: int32 model_calls = 9 [json_name = ""];
    */
   modelCalls: number;
 
   /**
    * Why it did not complete. Absent while it is running and if it completed.
    *
-   * @generated from field: metamorph.chat.v1.TurnError error = 10;
+   * @generated from field: metamorph.chat.v1.TurnError error = 10 [json_name = ""];
    */
   error?: TurnError | undefined;
 
   /**
    * The sequence of its newest event.
    *
-   * @generated from field: int32 last_sequence = 11;
+   * @generated from field: int32 last_sequence = 11 [json_name = ""];
    */
   lastSequence: number;
 
   /**
    * The user who started it.
    *
-   * @generated from field: string creator = 12;
+   * @generated from field: string creator = 12 [json_name = ""];
    */
   creator: string;
 
   /**
    * When it was stored.
    *
-   * @generated from field: google.protobuf.Timestamp create_time = 13;
+   * @generated from field: google.protobuf.Timestamp create_time = 13 [json_name = ""];
    */
   createTime?: Timestamp | undefined;
 
   /**
    * When it ended. Absent while it is running.
    *
-   * @generated from field: google.protobuf.Timestamp finish_time = 14;
+   * @generated from field: google.protobuf.Timestamp finish_time = 14 [json_name = ""];
    */
   finishTime?: Timestamp | undefined;
 
   /**
    * Why the model declined to reply. Absent unless the provider says so.
    *
-   * @generated from field: metamorph.chat.v1.StopDetails stop_details = 15;
+   * @generated from field: metamorph.chat.v1.StopDetails stop_details = 15 [json_name = ""];
    */
   stopDetails?: StopDetails | undefined;
 
@@ -198,7 +198,7 @@ export declare type Turn = Message<"metamorph.chat.v1.Turn"> & {
    * What its usage counts towards, besides the vault and its creator: the labels that its session had when it started,
    * and those of its request.
    *
-   * @generated from field: map<string, string> labels = 16;
+   * @generated from field: map<string, string> labels = 16 [json_name = ""];
    */
   labels: { [key: string]: string };
 };
@@ -218,21 +218,21 @@ export declare type TurnStarted = Message<"metamorph.chat.v1.TurnStarted"> & {
   /**
    * The session the turn belongs to.
    *
-   * @generated from field: string session_id = 1;
+   * @generated from field: string session_id = 1 [json_name = ""];
    */
   sessionId: string;
 
   /**
    * The message being answered.
    *
-   * @generated from field: string user_message_id = 2;
+   * @generated from field: string user_message_id = 2 [json_name = ""];
    */
   userMessageId: string;
 
   /**
    * The model that is used.
    *
-   * @generated from field: string model = 3;
+   * @generated from field: string model = 3 [json_name = ""];
    */
   model: string;
 };
@@ -252,14 +252,14 @@ export declare type TextDelta = Message<"metamorph.chat.v1.TextDelta"> & {
   /**
    * The index of the content block that it continues, counted from 0.
    *
-   * @generated from field: int32 block_index = 1;
+   * @generated from field: int32 block_index = 1 [json_name = ""];
    */
   blockIndex: number;
 
   /**
    * The text to append.
    *
-   * @generated from field: string text = 2;
+   * @generated from field: string text = 2 [json_name = ""];
    */
   text: string;
 };
@@ -279,14 +279,14 @@ export declare type ThinkingDelta = Message<"metamorph.chat.v1.ThinkingDelta"> &
   /**
    * The index of the content block that it continues, counted from 0.
    *
-   * @generated from field: int32 block_index = 1;
+   * @generated from field: int32 block_index = 1 [json_name = ""];
    */
   blockIndex: number;
 
   /**
    * The text to append.
    *
-   * @generated from field: string text = 2;
+   * @generated from field: string text = 2 [json_name = ""];
    */
   text: string;
 };
@@ -306,28 +306,28 @@ export declare type ToolUse = Message<"metamorph.chat.v1.ToolUse"> & {
   /**
    * The index of its content block, counted from 0.
    *
-   * @generated from field: int32 block_index = 1;
+   * @generated from field: int32 block_index = 1 [json_name = ""];
    */
   blockIndex: number;
 
   /**
    * The ID of the call.
    *
-   * @generated from field: string tool_use_id = 2;
+   * @generated from field: string tool_use_id = 2 [json_name = ""];
    */
   toolUseId: string;
 
   /**
    * The name of the tool.
    *
-   * @generated from field: string name = 3;
+   * @generated from field: string name = 3 [json_name = ""];
    */
   name: string;
 
   /**
    * The tool's input: JSON, exactly as the model wrote it.
    *
-   * @generated from field: string input = 4;
+   * @generated from field: string input = 4 [json_name = ""];
    */
   input: string;
 };
@@ -347,7 +347,7 @@ export declare type UsageUpdate = Message<"metamorph.chat.v1.UsageUpdate"> & {
   /**
    * The provider's count so far, and its cost. TurnFinished has the whole.
    *
-   * @generated from field: metamorph.chat.v1.Usage usage = 1;
+   * @generated from field: metamorph.chat.v1.Usage usage = 1 [json_name = ""];
    */
   usage?: Usage | undefined;
 };
@@ -367,14 +367,14 @@ export declare type Compaction = Message<"metamorph.chat.v1.Compaction"> & {
   /**
    * The index of its content block, counted from 0.
    *
-   * @generated from field: int32 block_index = 1;
+   * @generated from field: int32 block_index = 1 [json_name = ""];
    */
   blockIndex: number;
 
   /**
    * The summary that the model is sent in place of the earlier messages.
    *
-   * @generated from field: string summary = 2;
+   * @generated from field: string summary = 2 [json_name = ""];
    */
   summary: string;
 };
@@ -394,7 +394,7 @@ export declare type MemoriesRecalled = Message<"metamorph.chat.v1.MemoriesRecall
   /**
    * The memories, best first. The message has their text, in a block recalled_memories.
    *
-   * @generated from field: repeated string memory_ids = 1;
+   * @generated from field: repeated string memory_ids = 1 [json_name = ""];
    */
   memoryIds: string[];
 };
@@ -414,28 +414,28 @@ export declare type ToolResult = Message<"metamorph.chat.v1.ToolResult"> & {
   /**
    * The index of its content block, counted from 0.
    *
-   * @generated from field: int32 block_index = 1;
+   * @generated from field: int32 block_index = 1 [json_name = ""];
    */
   blockIndex: number;
 
   /**
    * The ID of the call.
    *
-   * @generated from field: string tool_use_id = 2;
+   * @generated from field: string tool_use_id = 2 [json_name = ""];
    */
   toolUseId: string;
 
   /**
    * The text that the model is sent.
    *
-   * @generated from field: string text = 3;
+   * @generated from field: string text = 3 [json_name = ""];
    */
   text: string;
 
   /**
    * Whether the call failed.
    *
-   * @generated from field: bool is_error = 4;
+   * @generated from field: bool is_error = 4 [json_name = ""];
    */
   isError: boolean;
 };
@@ -455,42 +455,42 @@ export declare type TurnFinished = Message<"metamorph.chat.v1.TurnFinished"> & {
   /**
    * How it ended. Never RUNNING.
    *
-   * @generated from field: metamorph.chat.v1.TurnStatus status = 1;
+   * @generated from field: metamorph.chat.v1.TurnStatus status = 1 [json_name = ""];
    */
   status: TurnStatus;
 
   /**
    * The stored reply. Replaces the accumulated deltas. Absent if nothing was generated. That of a refusal may be empty.
    *
-   * @generated from field: metamorph.chat.v1.Message message = 2;
+   * @generated from field: metamorph.chat.v1.Message message = 2 [json_name = ""];
    */
   message?: Message$1 | undefined;
 
   /**
    * Why the model ended its reply.
    *
-   * @generated from field: metamorph.chat.v1.StopReason stop_reason = 3;
+   * @generated from field: metamorph.chat.v1.StopReason stop_reason = 3 [json_name = ""];
    */
   stopReason: StopReason;
 
   /**
    * The turn's tokens and cost.
    *
-   * @generated from field: metamorph.chat.v1.Usage usage = 4;
+   * @generated from field: metamorph.chat.v1.Usage usage = 4 [json_name = ""];
    */
   usage?: Usage | undefined;
 
   /**
    * Why the turn did not complete.
    *
-   * @generated from field: metamorph.chat.v1.TurnError error = 5;
+   * @generated from field: metamorph.chat.v1.TurnError error = 5 [json_name = ""];
    */
   error?: TurnError | undefined;
 
   /**
    * Why the model declined to reply. Absent unless the provider says so.
    *
-   * @generated from field: metamorph.chat.v1.StopDetails stop_details = 6;
+   * @generated from field: metamorph.chat.v1.StopDetails stop_details = 6 [json_name = ""];
    */
   stopDetails?: StopDetails | undefined;
 };
@@ -511,14 +511,14 @@ export declare type TurnEvent = Message<"metamorph.chat.v1.TurnEvent"> & {
   /**
    * The turn it belongs to.
    *
-   * @generated from field: string turn_id = 1;
+   * @generated from field: string turn_id = 1 [json_name = ""];
    */
   turnId: string;
 
   /**
    * Counts from 1 without gaps.
    *
-   * @generated from field: int32 sequence = 2;
+   * @generated from field: int32 sequence = 2 [json_name = ""];
    */
   sequence: number;
 
@@ -531,7 +531,7 @@ export declare type TurnEvent = Message<"metamorph.chat.v1.TurnEvent"> & {
     /**
      * The turn is stored.
      *
-     * @generated from field: metamorph.chat.v1.TurnStarted turn_started = 3;
+     * @generated from field: metamorph.chat.v1.TurnStarted turn_started = 3 [json_name = ""];
      */
     value: TurnStarted;
     case: "turnStarted";
@@ -539,7 +539,7 @@ export declare type TurnEvent = Message<"metamorph.chat.v1.TurnEvent"> & {
     /**
      * More text.
      *
-     * @generated from field: metamorph.chat.v1.TextDelta text_delta = 4;
+     * @generated from field: metamorph.chat.v1.TextDelta text_delta = 4 [json_name = ""];
      */
     value: TextDelta;
     case: "textDelta";
@@ -547,7 +547,7 @@ export declare type TurnEvent = Message<"metamorph.chat.v1.TurnEvent"> & {
     /**
      * More of the model's thinking.
      *
-     * @generated from field: metamorph.chat.v1.ThinkingDelta thinking_delta = 5;
+     * @generated from field: metamorph.chat.v1.ThinkingDelta thinking_delta = 5 [json_name = ""];
      */
     value: ThinkingDelta;
     case: "thinkingDelta";
@@ -555,7 +555,7 @@ export declare type TurnEvent = Message<"metamorph.chat.v1.TurnEvent"> & {
     /**
      * A tool call by the model.
      *
-     * @generated from field: metamorph.chat.v1.ToolUse tool_use = 6;
+     * @generated from field: metamorph.chat.v1.ToolUse tool_use = 6 [json_name = ""];
      */
     value: ToolUse;
     case: "toolUse";
@@ -563,7 +563,7 @@ export declare type TurnEvent = Message<"metamorph.chat.v1.TurnEvent"> & {
     /**
      * The turn's tokens and cost so far.
      *
-     * @generated from field: metamorph.chat.v1.UsageUpdate usage_update = 7;
+     * @generated from field: metamorph.chat.v1.UsageUpdate usage_update = 7 [json_name = ""];
      */
     value: UsageUpdate;
     case: "usageUpdate";
@@ -571,7 +571,7 @@ export declare type TurnEvent = Message<"metamorph.chat.v1.TurnEvent"> & {
     /**
      * The turn has ended.
      *
-     * @generated from field: metamorph.chat.v1.TurnFinished turn_finished = 8;
+     * @generated from field: metamorph.chat.v1.TurnFinished turn_finished = 8 [json_name = ""];
      */
     value: TurnFinished;
     case: "turnFinished";
@@ -579,7 +579,7 @@ export declare type TurnEvent = Message<"metamorph.chat.v1.TurnEvent"> & {
     /**
      * A summary of the earlier messages, made for the model.
      *
-     * @generated from field: metamorph.chat.v1.Compaction compaction = 9;
+     * @generated from field: metamorph.chat.v1.Compaction compaction = 9 [json_name = ""];
      */
     value: Compaction;
     case: "compaction";
@@ -587,7 +587,7 @@ export declare type TurnEvent = Message<"metamorph.chat.v1.TurnEvent"> & {
     /**
      * The memories that were put to the user's message.
      *
-     * @generated from field: metamorph.chat.v1.MemoriesRecalled memories_recalled = 10;
+     * @generated from field: metamorph.chat.v1.MemoriesRecalled memories_recalled = 10 [json_name = ""];
      */
     value: MemoriesRecalled;
     case: "memoriesRecalled";
@@ -595,7 +595,7 @@ export declare type TurnEvent = Message<"metamorph.chat.v1.TurnEvent"> & {
     /**
      * The result of a tool that the server ran.
      *
-     * @generated from field: metamorph.chat.v1.ToolResult tool_result = 11;
+     * @generated from field: metamorph.chat.v1.ToolResult tool_result = 11 [json_name = ""];
      */
     value: ToolResult;
     case: "toolResult";

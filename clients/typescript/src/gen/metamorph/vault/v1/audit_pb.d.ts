@@ -23,56 +23,56 @@ export declare type AuditEvent = Message<"metamorph.vault.v1.AuditEvent"> & {
   /**
    * Counts the entries of the log from 1, without gaps, in the order in which they were stored.
    *
-   * @generated from field: int64 revision = 1;
+   * @generated from field: int64 revision = 1 [json_name = ""];
    */
   revision: bigint;
 
   /**
    * When it was requested. May be a little out of order.
    *
-   * @generated from field: google.protobuf.Timestamp event_time = 2;
+   * @generated from field: google.protobuf.Timestamp event_time = 2 [json_name = ""];
    */
   eventTime?: Timestamp | undefined;
 
   /**
    * The user of the vault who requested it. Empty for the server and its operator.
    *
-   * @generated from field: string actor = 3;
+   * @generated from field: string actor = 3 [json_name = ""];
    */
   actor: string;
 
   /**
    * Whether the operator of the server requested it.
    *
-   * @generated from field: bool operator = 4;
+   * @generated from field: bool operator = 4 [json_name = ""];
    */
   operator: boolean;
 
   /**
    * The call that requested it, as in its log line. Empty if none did.
    *
-   * @generated from field: string call_id = 5;
+   * @generated from field: string call_id = 5 [json_name = ""];
    */
   callId: string;
 
   /**
    * The kind of what it is about.
    *
-   * @generated from field: metamorph.vault.v1.ChangedResource resource = 6;
+   * @generated from field: metamorph.vault.v1.ChangedResource resource = 6 [json_name = ""];
    */
   resource: ChangedResource;
 
   /**
    * The ID of what it is about.
    *
-   * @generated from field: string resource_id = 7;
+   * @generated from field: string resource_id = 7 [json_name = ""];
    */
   resourceId: string;
 
   /**
    * What has happened to it.
    *
-   * @generated from field: metamorph.vault.v1.ChangeVerb verb = 8;
+   * @generated from field: metamorph.vault.v1.ChangeVerb verb = 8 [json_name = ""];
    */
   verb: ChangeVerb;
 
@@ -81,14 +81,14 @@ export declare type AuditEvent = Message<"metamorph.vault.v1.AuditEvent"> & {
    * and says nothing else of it; of refused calls `permission`, which was missing, or `count`, of further ones that have
    * no event each; of revocations `token_id` or `user_id`.
    *
-   * @generated from field: map<string, string> details = 9;
+   * @generated from field: map<string, string> details = 9 [json_name = ""];
    */
   details: { [key: string]: string };
 
   /**
    * The key that made mac. Empty if the server had none.
    *
-   * @generated from field: string key_id = 10;
+   * @generated from field: string key_id = 10 [json_name = ""];
    */
   keyId: string;
 
@@ -96,7 +96,7 @@ export declare type AuditEvent = Message<"metamorph.vault.v1.AuditEvent"> & {
    * HMAC-SHA-256 of this event and, by the mac of the one before, of all before it. Keep one, with its revision, to have
    * the operator prove later that nothing up to there was changed. Empty without a key.
    *
-   * @generated from field: bytes mac = 11;
+   * @generated from field: bytes mac = 11 [json_name = ""];
    */
   mac: Uint8Array;
 };

@@ -24,49 +24,49 @@ export declare type Change = Message<"metamorph.vault.v1.Change"> & {
    * that is missing is of an entry that only ListAuditEvents returns. Never used again, but for the changes that a
    * restore from a backup has lost.
    *
-   * @generated from field: int64 revision = 1;
+   * @generated from field: int64 revision = 1 [json_name = ""];
    */
   revision: bigint;
 
   /**
    * When it was requested. May be a little out of order.
    *
-   * @generated from field: google.protobuf.Timestamp change_time = 2;
+   * @generated from field: google.protobuf.Timestamp change_time = 2 [json_name = ""];
    */
   changeTime?: Timestamp | undefined;
 
   /**
    * The user of the vault who made it. Empty for the server and its operator.
    *
-   * @generated from field: string actor = 3;
+   * @generated from field: string actor = 3 [json_name = ""];
    */
   actor: string;
 
   /**
    * The call that made it, as in its log line. Empty if none did.
    *
-   * @generated from field: string call_id = 4;
+   * @generated from field: string call_id = 4 [json_name = ""];
    */
   callId: string;
 
   /**
    * The kind of what has changed.
    *
-   * @generated from field: metamorph.vault.v1.ChangedResource resource = 5;
+   * @generated from field: metamorph.vault.v1.ChangedResource resource = 5 [json_name = ""];
    */
   resource: ChangedResource;
 
   /**
    * The ID of what has changed.
    *
-   * @generated from field: string resource_id = 6;
+   * @generated from field: string resource_id = 6 [json_name = ""];
    */
   resourceId: string;
 
   /**
    * What has happened to it.
    *
-   * @generated from field: metamorph.vault.v1.ChangeVerb verb = 7;
+   * @generated from field: metamorph.vault.v1.ChangeVerb verb = 7 [json_name = ""];
    */
   verb: ChangeVerb;
 };

@@ -22,35 +22,35 @@ export declare type Export = Message<"metamorph.vault.v1.Export"> & {
   /**
    * Chosen by the server. Pass it to ExportVault to go on after an interruption.
    *
-   * @generated from field: string export_id = 1;
+   * @generated from field: string export_id = 1 [json_name = ""];
    */
   exportId: string;
 
   /**
    * When it was begun.
    *
-   * @generated from field: google.protobuf.Timestamp create_time = 2;
+   * @generated from field: google.protobuf.Timestamp create_time = 2 [json_name = ""];
    */
   createTime?: Timestamp | undefined;
 
   /**
    * The size of the file. 0 while it is being written.
    *
-   * @generated from field: int64 size_bytes = 3;
+   * @generated from field: int64 size_bytes = 3 [json_name = ""];
    */
   sizeBytes: bigint;
 
   /**
    * About how large the file will be.
    *
-   * @generated from field: int64 expected_bytes = 4;
+   * @generated from field: int64 expected_bytes = 4 [json_name = ""];
    */
   expectedBytes: bigint;
 
   /**
    * The operation that writes the file, or has. Empty if the server was started since.
    *
-   * @generated from field: string operation_id = 5;
+   * @generated from field: string operation_id = 5 [json_name = ""];
    */
   operationId: string;
 };

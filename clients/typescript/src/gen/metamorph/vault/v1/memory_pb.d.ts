@@ -23,28 +23,28 @@ export declare type Memory = Message<"metamorph.vault.v1.Memory"> & {
   /**
    * Output only, except that it selects the memory in UpdateMemory. At most 64 characters.
    *
-   * @generated from field: string memory_id = 1;
+   * @generated from field: string memory_id = 1 [json_name = ""];
    */
   memoryId: string;
 
   /**
    * Required.
    *
-   * @generated from field: metamorph.vault.v1.MemoryType type = 2;
+   * @generated from field: metamorph.vault.v1.MemoryType type = 2 [json_name = ""];
    */
   type: MemoryType;
 
   /**
    * Required. At most 8192 characters.
    *
-   * @generated from field: string content = 3;
+   * @generated from field: string content = 3 [json_name = ""];
    */
   content: string;
 
   /**
    * From 0 to 1. 0.5 if absent.
    *
-   * @generated from field: optional double importance = 4;
+   * @generated from field: optional double importance = 4 [json_name = ""];
    */
   importance?: number | undefined;
 
@@ -52,14 +52,14 @@ export declare type Memory = Message<"metamorph.vault.v1.Memory"> & {
    * At most 16 pairs, with keys of 1 to 64 letters, digits, `.`, `_` and `-`, and values of at most 512 characters. An
    * update replaces all pairs.
    *
-   * @generated from field: map<string, string> metadata = 5;
+   * @generated from field: map<string, string> metadata = 5 [json_name = ""];
    */
   metadata: { [key: string]: string };
 
   /**
    * From then on it is not found, and it is erased soon after. Must be in the future. If absent, it does not expire.
    *
-   * @generated from field: google.protobuf.Timestamp expire_time = 6;
+   * @generated from field: google.protobuf.Timestamp expire_time = 6 [json_name = ""];
    */
   expireTime?: Timestamp | undefined;
 
@@ -67,7 +67,7 @@ export declare type Memory = Message<"metamorph.vault.v1.Memory"> & {
    * The session that it comes from, which may be deleted later. Cannot be changed. At most 64 characters. NOT_FOUND /
    * SESSION_NOT_FOUND.
    *
-   * @generated from field: string session_id = 7;
+   * @generated from field: string session_id = 7 [json_name = ""];
    */
   sessionId: string;
 
@@ -75,42 +75,42 @@ export declare type Memory = Message<"metamorph.vault.v1.Memory"> & {
    * The message that it comes from, of session_id if that is given too. Cannot be changed. At most 64 characters.
    * NOT_FOUND / MESSAGE_NOT_FOUND.
    *
-   * @generated from field: string message_id = 8;
+   * @generated from field: string message_id = 8 [json_name = ""];
    */
   messageId: string;
 
   /**
    * Output only. The memory that supersedes this one, which is then not searched. Empty if it is in force.
    *
-   * @generated from field: string superseded_by = 9;
+   * @generated from field: string superseded_by = 9 [json_name = ""];
    */
   supersededBy: string;
 
   /**
    * Output only. The user who created it.
    *
-   * @generated from field: string creator = 10;
+   * @generated from field: string creator = 10 [json_name = ""];
    */
   creator: string;
 
   /**
    * Output only. When it was created.
    *
-   * @generated from field: google.protobuf.Timestamp create_time = 11;
+   * @generated from field: google.protobuf.Timestamp create_time = 11 [json_name = ""];
    */
   createTime?: Timestamp | undefined;
 
   /**
    * Output only. When it was created again, or a field was changed, for the last time.
    *
-   * @generated from field: google.protobuf.Timestamp update_time = 12;
+   * @generated from field: google.protobuf.Timestamp update_time = 12 [json_name = ""];
    */
   updateTime?: Timestamp | undefined;
 
   /**
    * Output only. When a search returned it for the last time, to within some seconds; at first create_time.
    *
-   * @generated from field: google.protobuf.Timestamp last_use_time = 13;
+   * @generated from field: google.protobuf.Timestamp last_use_time = 13 [json_name = ""];
    */
   lastUseTime?: Timestamp | undefined;
 
@@ -118,7 +118,7 @@ export declare type Memory = Message<"metamorph.vault.v1.Memory"> & {
    * Changes with the fields that a user can set. UpdateMemory fails with ABORTED / ETAG_MISMATCH if it is stale; empty
    * updates unconditionally.
    *
-   * @generated from field: string etag = 14;
+   * @generated from field: string etag = 14 [json_name = ""];
    */
   etag: string;
 };
@@ -138,28 +138,28 @@ export declare type MemoryMatch = Message<"metamorph.vault.v1.MemoryMatch"> & {
   /**
    * As stored.
    *
-   * @generated from field: metamorph.vault.v1.Memory memory = 1;
+   * @generated from field: metamorph.vault.v1.Memory memory = 1 [json_name = ""];
    */
   memory?: Memory | undefined;
 
   /**
    * relevance * (1 + importance + recency) / 3, from 0 to 1.
    *
-   * @generated from field: double score = 2;
+   * @generated from field: double score = 2 [json_name = ""];
    */
   score: number;
 
   /**
    * The share of the query's words that it has, each weighed by how few memories of the vault have it.
    *
-   * @generated from field: double relevance = 3;
+   * @generated from field: double relevance = 3 [json_name = ""];
    */
   relevance: number;
 
   /**
    * 1 when it was updated, and half as much each MEMORY_HALF_LIFE_DAYS later.
    *
-   * @generated from field: double recency = 4;
+   * @generated from field: double recency = 4 [json_name = ""];
    */
   recency: number;
 };

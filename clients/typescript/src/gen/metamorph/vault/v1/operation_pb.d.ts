@@ -23,63 +23,63 @@ export declare type Operation = Message<"metamorph.vault.v1.Operation"> & {
   /**
    * Opaque, assigned by the server, at most 64 characters.
    *
-   * @generated from field: string operation_id = 1;
+   * @generated from field: string operation_id = 1 [json_name = ""];
    */
   operationId: string;
 
   /**
    * The vault. Empty for work on the whole server.
    *
-   * @generated from field: string vault_id = 2;
+   * @generated from field: string vault_id = 2 [json_name = ""];
    */
   vaultId: string;
 
   /**
    * What is done.
    *
-   * @generated from field: metamorph.vault.v1.OperationKind kind = 3;
+   * @generated from field: metamorph.vault.v1.OperationKind kind = 3 [json_name = ""];
    */
   kind: OperationKind;
 
   /**
    * What it is done to, or makes, by its name or ID. Empty if that is the vault.
    *
-   * @generated from field: string target = 4;
+   * @generated from field: string target = 4 [json_name = ""];
    */
   target: string;
 
   /**
    * The user who began it. Empty for the server.
    *
-   * @generated from field: string creator = 5;
+   * @generated from field: string creator = 5 [json_name = ""];
    */
   creator: string;
 
   /**
    * When it was begun.
    *
-   * @generated from field: google.protobuf.Timestamp create_time = 6;
+   * @generated from field: google.protobuf.Timestamp create_time = 6 [json_name = ""];
    */
   createTime?: Timestamp | undefined;
 
   /**
    * Whether it has ended.
    *
-   * @generated from field: bool done = 7;
+   * @generated from field: bool done = 7 [json_name = ""];
    */
   done: boolean;
 
   /**
    * When it ended. Absent until then.
    *
-   * @generated from field: google.protobuf.Timestamp end_time = 8;
+   * @generated from field: google.protobuf.Timestamp end_time = 8 [json_name = ""];
    */
   endTime?: Timestamp | undefined;
 
   /**
    * How far it is, or was at its end.
    *
-   * @generated from field: metamorph.vault.v1.OperationProgress progress = 9;
+   * @generated from field: metamorph.vault.v1.OperationProgress progress = 9 [json_name = ""];
    */
   progress?: OperationProgress | undefined;
 
@@ -92,7 +92,7 @@ export declare type Operation = Message<"metamorph.vault.v1.Operation"> & {
     /**
      * It failed, was cancelled, or was interrupted.
      *
-     * @generated from field: metamorph.vault.v1.OperationError error = 10;
+     * @generated from field: metamorph.vault.v1.OperationError error = 10 [json_name = ""];
      */
     value: OperationError;
     case: "error";
@@ -100,7 +100,7 @@ export declare type Operation = Message<"metamorph.vault.v1.Operation"> & {
     /**
      * It succeeded.
      *
-     * @generated from field: metamorph.vault.v1.OperationResult result = 11;
+     * @generated from field: metamorph.vault.v1.OperationResult result = 11 [json_name = ""];
      */
     value: OperationResult;
     case: "result";
@@ -122,21 +122,21 @@ export declare type OperationProgress = Message<"metamorph.vault.v1.OperationPro
   /**
    * How many units are done.
    *
-   * @generated from field: int64 done_count = 1;
+   * @generated from field: int64 done_count = 1 [json_name = ""];
    */
   doneCount: bigint;
 
   /**
    * How many there are, as far as is known. 0 if it is not.
    *
-   * @generated from field: int64 total_count = 2;
+   * @generated from field: int64 total_count = 2 [json_name = ""];
    */
   totalCount: bigint;
 
   /**
    * What is counted, in the plural, such as `data keys` or `percent`.
    *
-   * @generated from field: string unit = 3;
+   * @generated from field: string unit = 3 [json_name = ""];
    */
   unit: string;
 };
@@ -156,14 +156,14 @@ export declare type OperationError = Message<"metamorph.vault.v1.OperationError"
   /**
    * An ErrorReason without its prefix.
    *
-   * @generated from field: string reason = 1;
+   * @generated from field: string reason = 1 [json_name = ""];
    */
   reason: string;
 
   /**
    * For people to read.
    *
-   * @generated from field: string message = 2;
+   * @generated from field: string message = 2 [json_name = ""];
    */
   message: string;
 };
@@ -183,7 +183,7 @@ export declare type OperationResult = Message<"metamorph.vault.v1.OperationResul
   /**
    * Figures by name, as the kind of operation has them.
    *
-   * @generated from field: map<string, int64> counts = 1;
+   * @generated from field: map<string, int64> counts = 1 [json_name = ""];
    */
   counts: { [key: string]: bigint };
 };

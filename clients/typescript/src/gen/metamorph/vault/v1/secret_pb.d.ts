@@ -22,49 +22,49 @@ export declare type Secret = Message<"metamorph.vault.v1.Secret"> & {
   /**
    * Chosen by whoever put it first.
    *
-   * @generated from field: string name = 1;
+   * @generated from field: string name = 1 [json_name = ""];
    */
   name: string;
 
   /**
    * The newest version. Versions count from 1.
    *
-   * @generated from field: int32 version = 2;
+   * @generated from field: int32 version = 2 [json_name = ""];
    */
   version: number;
 
   /**
    * As in the newest PutSecret.
    *
-   * @generated from field: map<string, string> labels = 3;
+   * @generated from field: map<string, string> labels = 3 [json_name = ""];
    */
   labels: { [key: string]: string };
 
   /**
    * As in the newest PutSecret. Absent if it does not expire.
    *
-   * @generated from field: google.protobuf.Timestamp expire_time = 4;
+   * @generated from field: google.protobuf.Timestamp expire_time = 4 [json_name = ""];
    */
   expireTime?: Timestamp | undefined;
 
   /**
    * The user who put the first version.
    *
-   * @generated from field: string creator = 5;
+   * @generated from field: string creator = 5 [json_name = ""];
    */
   creator: string;
 
   /**
    * When the first version was put.
    *
-   * @generated from field: google.protobuf.Timestamp create_time = 6;
+   * @generated from field: google.protobuf.Timestamp create_time = 6 [json_name = ""];
    */
   createTime?: Timestamp | undefined;
 
   /**
    * When the newest version was put.
    *
-   * @generated from field: google.protobuf.Timestamp update_time = 7;
+   * @generated from field: google.protobuf.Timestamp update_time = 7 [json_name = ""];
    */
   updateTime?: Timestamp | undefined;
 };
@@ -84,42 +84,42 @@ export declare type SecretVersion = Message<"metamorph.vault.v1.SecretVersion"> 
   /**
    * The secret's name.
    *
-   * @generated from field: string name = 1;
+   * @generated from field: string name = 1 [json_name = ""];
    */
   name: string;
 
   /**
    * Counts from 1.
    *
-   * @generated from field: int32 version = 2;
+   * @generated from field: int32 version = 2 [json_name = ""];
    */
   version: number;
 
   /**
    * The value. Only GetSecret returns it.
    *
-   * @generated from field: bytes value = 3;
+   * @generated from field: bytes value = 3 [json_name = ""];
    */
   value: Uint8Array;
 
   /**
    * The user who put it.
    *
-   * @generated from field: string creator = 4;
+   * @generated from field: string creator = 4 [json_name = ""];
    */
   creator: string;
 
   /**
    * When it was put.
    *
-   * @generated from field: google.protobuf.Timestamp create_time = 5;
+   * @generated from field: google.protobuf.Timestamp create_time = 5 [json_name = ""];
    */
   createTime?: Timestamp | undefined;
 
   /**
    * When its value was destroyed. Absent if it can be read.
    *
-   * @generated from field: google.protobuf.Timestamp destroy_time = 6;
+   * @generated from field: google.protobuf.Timestamp destroy_time = 6 [json_name = ""];
    */
   destroyTime?: Timestamp | undefined;
 };

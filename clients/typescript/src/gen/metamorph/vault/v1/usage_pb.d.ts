@@ -25,28 +25,28 @@ export declare type Budget = Message<"metamorph.vault.v1.Budget"> & {
   /**
    * Tokens per day: all four counts of Usage together.
    *
-   * @generated from field: optional int64 tokens_per_day = 1;
+   * @generated from field: optional int64 tokens_per_day = 1 [json_name = ""];
    */
   tokensPerDay?: bigint | undefined;
 
   /**
    * Tokens per month.
    *
-   * @generated from field: optional int64 tokens_per_month = 2;
+   * @generated from field: optional int64 tokens_per_month = 2 [json_name = ""];
    */
   tokensPerMonth?: bigint | undefined;
 
   /**
    * Money per day, in billionths of a US dollar.
    *
-   * @generated from field: optional int64 cost_usd_nanos_per_day = 3;
+   * @generated from field: optional int64 cost_usd_nanos_per_day = 3 [json_name = ""];
    */
   costUsdNanosPerDay?: bigint | undefined;
 
   /**
    * Money per month, in billionths of a US dollar.
    *
-   * @generated from field: optional int64 cost_usd_nanos_per_month = 4;
+   * @generated from field: optional int64 cost_usd_nanos_per_month = 4 [json_name = ""];
    */
   costUsdNanosPerMonth?: bigint | undefined;
 };
@@ -66,14 +66,14 @@ export declare type UserBudget = Message<"metamorph.vault.v1.UserBudget"> & {
   /**
    * Required. The user, as in tokens. At most 256 characters.
    *
-   * @generated from field: string user_id = 1;
+   * @generated from field: string user_id = 1 [json_name = ""];
    */
   userId: string;
 
   /**
    * Its limits, in place of the default.
    *
-   * @generated from field: metamorph.vault.v1.Budget budget = 2;
+   * @generated from field: metamorph.vault.v1.Budget budget = 2 [json_name = ""];
    */
   budget?: Budget | undefined;
 };
@@ -93,14 +93,14 @@ export declare type LabelBudget = Message<"metamorph.vault.v1.LabelBudget"> & {
   /**
    * Required. The label, `key=value`.
    *
-   * @generated from field: string label = 1;
+   * @generated from field: string label = 1 [json_name = ""];
    */
   label: string;
 
   /**
    * Its limits.
    *
-   * @generated from field: metamorph.vault.v1.Budget budget = 2;
+   * @generated from field: metamorph.vault.v1.Budget budget = 2 [json_name = ""];
    */
   budget?: Budget | undefined;
 };
@@ -121,21 +121,21 @@ export declare type SubjectBudgets = Message<"metamorph.vault.v1.SubjectBudgets"
   /**
    * The limits of each user who is not in `users`, for that user alone.
    *
-   * @generated from field: metamorph.vault.v1.Budget default_user = 1;
+   * @generated from field: metamorph.vault.v1.Budget default_user = 1 [json_name = ""];
    */
   defaultUser?: Budget | undefined;
 
   /**
    * The limits of single users. At most 100, distinct. Returned in the order of user_id.
    *
-   * @generated from field: repeated metamorph.vault.v1.UserBudget users = 2;
+   * @generated from field: repeated metamorph.vault.v1.UserBudget users = 2 [json_name = ""];
    */
   users: UserBudget[];
 
   /**
    * The limits of labels. At most 100, distinct. Returned in the order of the labels.
    *
-   * @generated from field: repeated metamorph.vault.v1.LabelBudget labels = 3;
+   * @generated from field: repeated metamorph.vault.v1.LabelBudget labels = 3 [json_name = ""];
    */
   labels: LabelBudget[];
 };
@@ -155,56 +155,56 @@ export declare type BudgetStatus = Message<"metamorph.vault.v1.BudgetStatus"> & 
   /**
    * The limit's name in Budget, for example `tokens_per_day`.
    *
-   * @generated from field: string budget = 1;
+   * @generated from field: string budget = 1 [json_name = ""];
    */
   budget: string;
 
   /**
    * The limit.
    *
-   * @generated from field: int64 limit = 2;
+   * @generated from field: int64 limit = 2 [json_name = ""];
    */
   limit: bigint;
 
   /**
    * The amount used by turns that have ended.
    *
-   * @generated from field: int64 used = 3;
+   * @generated from field: int64 used = 3 [json_name = ""];
    */
   used: bigint;
 
   /**
    * The amount reserved by running turns.
    *
-   * @generated from field: int64 reserved = 4;
+   * @generated from field: int64 reserved = 4 [json_name = ""];
    */
   reserved: bigint;
 
   /**
    * The amount left. At 0, sends fail with RESOURCE_EXHAUSTED / BUDGET_EXCEEDED.
    *
-   * @generated from field: int64 left = 5;
+   * @generated from field: int64 left = 5 [json_name = ""];
    */
   left: bigint;
 
   /**
    * When it resets.
    *
-   * @generated from field: google.protobuf.Timestamp reset_time = 6;
+   * @generated from field: google.protobuf.Timestamp reset_time = 6 [json_name = ""];
    */
   resetTime?: Timestamp | undefined;
 
   /**
    * The user whose limit it is. Empty unless it is a user's.
    *
-   * @generated from field: string user_id = 7;
+   * @generated from field: string user_id = 7 [json_name = ""];
    */
   userId: string;
 
   /**
    * The label whose limit it is, `key=value`. Empty unless it is a label's.
    *
-   * @generated from field: string label = 8;
+   * @generated from field: string label = 8 [json_name = ""];
    */
   label: string;
 };
@@ -225,14 +225,14 @@ export declare type StorageStatus = Message<"metamorph.vault.v1.StorageStatus"> 
    * The bytes stored: contents of messages, attachments, options of turns, and the fields of sessions. What is deleted counts until it is
    * erased, soon after.
    *
-   * @generated from field: int64 stored_bytes = 1;
+   * @generated from field: int64 stored_bytes = 1 [json_name = ""];
    */
   storedBytes: bigint;
 
   /**
    * The limit. Beyond it, calls that store more fail with RESOURCE_EXHAUSTED / STORAGE_QUOTA_EXCEEDED. Absent: none.
    *
-   * @generated from field: optional int64 limit_bytes = 2;
+   * @generated from field: optional int64 limit_bytes = 2 [json_name = ""];
    */
   limitBytes?: bigint | undefined;
 };
@@ -252,42 +252,42 @@ export declare type UsageRow = Message<"metamorph.vault.v1.UsageRow"> & {
   /**
    * The day, `YYYY-MM-DD`. Empty if not grouped by day.
    *
-   * @generated from field: string day = 1;
+   * @generated from field: string day = 1 [json_name = ""];
    */
   day: string;
 
   /**
    * The model. Empty if not grouped by model.
    *
-   * @generated from field: string model = 2;
+   * @generated from field: string model = 2 [json_name = ""];
    */
   model: string;
 
   /**
    * The session. Empty if not grouped by session.
    *
-   * @generated from field: string session_id = 3;
+   * @generated from field: string session_id = 3 [json_name = ""];
    */
   sessionId: string;
 
   /**
    * Their tokens and cost.
    *
-   * @generated from field: metamorph.chat.v1.Usage usage = 4;
+   * @generated from field: metamorph.chat.v1.Usage usage = 4 [json_name = ""];
    */
   usage?: Usage | undefined;
 
   /**
    * The number of turns, however they ended.
    *
-   * @generated from field: int64 turns = 5;
+   * @generated from field: int64 turns = 5 [json_name = ""];
    */
   turns: bigint;
 
   /**
    * The user. Empty if not grouped by user.
    *
-   * @generated from field: string user_id = 6;
+   * @generated from field: string user_id = 6 [json_name = ""];
    */
   userId: string;
 
@@ -295,7 +295,7 @@ export declare type UsageRow = Message<"metamorph.vault.v1.UsageRow"> & {
    * The label, `key=value`, or `*` for all labels without a row of their own: per day, the first 1,000 pairs of a label
    * and a model have one, and labels with a budget. Empty if not grouped by label.
    *
-   * @generated from field: string label = 7;
+   * @generated from field: string label = 7 [json_name = ""];
    */
   label: string;
 };

@@ -29,42 +29,42 @@ export declare type Vault = Message<"metamorph.vault.v1.Vault"> & {
   /**
    * Output only. As in the token.
    *
-   * @generated from field: string vault_id = 1;
+   * @generated from field: string vault_id = 1 [json_name = ""];
    */
   vaultId: string;
 
   /**
    * At most 200 characters.
    *
-   * @generated from field: string display_name = 2;
+   * @generated from field: string display_name = 2 [json_name = ""];
    */
   displayName: string;
 
   /**
    * The model of sessions that name none. If empty, the server's default.
    *
-   * @generated from field: string default_model = 3;
+   * @generated from field: string default_model = 3 [json_name = ""];
    */
   defaultModel: string;
 
   /**
    * The system prompt of sessions that have none. At most 100,000 characters.
    *
-   * @generated from field: string system_prompt = 4;
+   * @generated from field: string system_prompt = 4 [json_name = ""];
    */
   systemPrompt: string;
 
   /**
    * Output only. When it was created.
    *
-   * @generated from field: google.protobuf.Timestamp create_time = 5;
+   * @generated from field: google.protobuf.Timestamp create_time = 5 [json_name = ""];
    */
   createTime?: Timestamp | undefined;
 
   /**
    * Output only. When a field that a user can set was last changed.
    *
-   * @generated from field: google.protobuf.Timestamp update_time = 6;
+   * @generated from field: google.protobuf.Timestamp update_time = 6 [json_name = ""];
    */
   updateTime?: Timestamp | undefined;
 
@@ -72,21 +72,21 @@ export declare type Vault = Message<"metamorph.vault.v1.Vault"> & {
    * Changes with the fields that a user can set. UpdateVault fails with ABORTED / ETAG_MISMATCH if it is stale; empty
    * updates unconditionally.
    *
-   * @generated from field: string etag = 7;
+   * @generated from field: string etag = 7 [json_name = ""];
    */
   etag: string;
 
   /**
    * The vault's own budget. An update replaces all limits. No limits if absent.
    *
-   * @generated from field: metamorph.vault.v1.Budget budget = 8;
+   * @generated from field: metamorph.vault.v1.Budget budget = 8 [json_name = ""];
    */
   budget?: Budget | undefined;
 
   /**
    * Output only. The budget set by the operator. The lower of both limits applies.
    *
-   * @generated from field: metamorph.vault.v1.Budget operator_budget = 9;
+   * @generated from field: metamorph.vault.v1.Budget operator_budget = 9 [json_name = ""];
    */
   operatorBudget?: Budget | undefined;
 
@@ -94,21 +94,21 @@ export declare type Vault = Message<"metamorph.vault.v1.Vault"> & {
    * How many days sessions are kept that nobody uses: they are deleted, as by DeleteSession, once their last activity was
    * so long ago. 0 keeps them. At most 36,500.
    *
-   * @generated from field: int32 retention_days = 10;
+   * @generated from field: int32 retention_days = 10 [json_name = ""];
    */
   retentionDays: number;
 
   /**
    * The vault's own budgets of its users and labels. An update replaces all of them. None if absent.
    *
-   * @generated from field: metamorph.vault.v1.SubjectBudgets subject_budgets = 11;
+   * @generated from field: metamorph.vault.v1.SubjectBudgets subject_budgets = 11 [json_name = ""];
    */
   subjectBudgets?: SubjectBudgets | undefined;
 
   /**
    * Output only. Those set by the operator. Of two limits of a user or a label the lower one applies.
    *
-   * @generated from field: metamorph.vault.v1.SubjectBudgets operator_subject_budgets = 12;
+   * @generated from field: metamorph.vault.v1.SubjectBudgets operator_subject_budgets = 12 [json_name = ""];
    */
   operatorSubjectBudgets?: SubjectBudgets | undefined;
 };
@@ -142,28 +142,28 @@ export declare type WhoAmIResponse = Message<"metamorph.vault.v1.WhoAmIResponse"
   /**
    * The vault that all of the caller's requests act on.
    *
-   * @generated from field: string vault_id = 1;
+   * @generated from field: string vault_id = 1 [json_name = ""];
    */
   vaultId: string;
 
   /**
    * The user within the vault.
    *
-   * @generated from field: string user_id = 2;
+   * @generated from field: string user_id = 2 [json_name = ""];
    */
   userId: string;
 
   /**
    * As in the token. May be empty.
    *
-   * @generated from field: string email = 3;
+   * @generated from field: string email = 3 [json_name = ""];
    */
   email: string;
 
   /**
    * The permissions as in the token, sorted. Includes `operator` for an operator.
    *
-   * @generated from field: repeated string permissions = 4;
+   * @generated from field: repeated string permissions = 4 [json_name = ""];
    */
   permissions: string[];
 
@@ -171,14 +171,14 @@ export declare type WhoAmIResponse = Message<"metamorph.vault.v1.WhoAmIResponse"
    * How the caller was identified: `jwt` (a token signed with a known key), `emblem` (the Emblem API) or `dev` (dev
    * mode).
    *
-   * @generated from field: string auth_method = 5;
+   * @generated from field: string auth_method = 5 [json_name = ""];
    */
   authMethod: string;
 
   /**
    * When the token expires. Absent if the token does not say, and in dev mode.
    *
-   * @generated from field: google.protobuf.Timestamp expire_time = 6;
+   * @generated from field: google.protobuf.Timestamp expire_time = 6 [json_name = ""];
    */
   expireTime?: Timestamp | undefined;
 };
@@ -200,7 +200,7 @@ export declare type GetVaultRequest = Message<"metamorph.vault.v1.GetVaultReques
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 1;
+   * @generated from field: int64 at_least_revision = 1 [json_name = ""];
    */
   atLeastRevision: bigint;
 };
@@ -220,14 +220,14 @@ export declare type GetVaultResponse = Message<"metamorph.vault.v1.GetVaultRespo
   /**
    * As stored.
    *
-   * @generated from field: metamorph.vault.v1.Vault vault = 1;
+   * @generated from field: metamorph.vault.v1.Vault vault = 1 [json_name = ""];
    */
   vault?: Vault | undefined;
 
   /**
    * The vault's revision when it was read. Pass it to WatchVault to see what has changed since.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 };
@@ -247,7 +247,7 @@ export declare type UpdateVaultRequest = Message<"metamorph.vault.v1.UpdateVault
   /**
    * Required. A stale etag fails, and the fields in update_mask are set.
    *
-   * @generated from field: metamorph.vault.v1.Vault vault = 1;
+   * @generated from field: metamorph.vault.v1.Vault vault = 1 [json_name = ""];
    */
   vault?: Vault | undefined;
 
@@ -255,7 +255,7 @@ export declare type UpdateVaultRequest = Message<"metamorph.vault.v1.UpdateVault
    * Required. Any of `display_name`, `default_model`, `system_prompt`, `budget`, `retention_days`, `subject_budgets`. Fails
    * with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
    *
-   * @generated from field: google.protobuf.FieldMask update_mask = 2;
+   * @generated from field: google.protobuf.FieldMask update_mask = 2 [json_name = ""];
    */
   updateMask?: FieldMask | undefined;
 };
@@ -275,14 +275,14 @@ export declare type UpdateVaultResponse = Message<"metamorph.vault.v1.UpdateVaul
   /**
    * As stored.
    *
-   * @generated from field: metamorph.vault.v1.Vault vault = 1;
+   * @generated from field: metamorph.vault.v1.Vault vault = 1 [json_name = ""];
    */
   vault?: Vault | undefined;
 
   /**
    * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 };
@@ -302,28 +302,28 @@ export declare type GetUsageRequest = Message<"metamorph.vault.v1.GetUsageReques
   /**
    * The first day (UTC), `YYYY-MM-DD`. If empty, the first day of the month of end_day.
    *
-   * @generated from field: string start_day = 1;
+   * @generated from field: string start_day = 1 [json_name = ""];
    */
   startDay: string;
 
   /**
    * The last day, inclusive. If empty, today.
    *
-   * @generated from field: string end_day = 2;
+   * @generated from field: string end_day = 2 [json_name = ""];
    */
   endDay: string;
 
   /**
    * Only usage of this session, which may be deleted. At most 64 characters.
    *
-   * @generated from field: optional string session_id = 3;
+   * @generated from field: optional string session_id = 3 [json_name = ""];
    */
   sessionId?: string | undefined;
 
   /**
    * Only usage of this model.
    *
-   * @generated from field: optional string model = 4;
+   * @generated from field: optional string model = 4 [json_name = ""];
    */
   model?: string | undefined;
 
@@ -331,21 +331,21 @@ export declare type GetUsageRequest = Message<"metamorph.vault.v1.GetUsageReques
    * How to group usage. If empty, everything is in one row. Usage is kept by session, by user and by label, but not by
    * two of them: to group or filter by more than one fails with INVALID_ARGUMENT / REQUEST_INVALID.
    *
-   * @generated from field: repeated metamorph.vault.v1.UsageGrouping group_by = 5;
+   * @generated from field: repeated metamorph.vault.v1.UsageGrouping group_by = 5 [json_name = ""];
    */
   groupBy: UsageGrouping[];
 
   /**
    * The maximum number of rows to return. 0 means 50; the maximum is 1000.
    *
-   * @generated from field: int32 page_size = 6;
+   * @generated from field: int32 page_size = 6 [json_name = ""];
    */
   pageSize: number;
 
   /**
    * The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
-   * @generated from field: string page_token = 7;
+   * @generated from field: string page_token = 7 [json_name = ""];
    */
   pageToken: string;
 
@@ -354,21 +354,21 @@ export declare type GetUsageRequest = Message<"metamorph.vault.v1.GetUsageReques
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 8;
+   * @generated from field: int64 at_least_revision = 8 [json_name = ""];
    */
   atLeastRevision: bigint;
 
   /**
    * Only usage of turns that this user started. At most 256 characters.
    *
-   * @generated from field: optional string user_id = 9;
+   * @generated from field: optional string user_id = 9 [json_name = ""];
    */
   userId?: string | undefined;
 
   /**
    * Only usage of turns with this label, `key=value`.
    *
-   * @generated from field: optional string label = 10;
+   * @generated from field: optional string label = 10 [json_name = ""];
    */
   label?: string | undefined;
 };
@@ -388,21 +388,21 @@ export declare type GetUsageResponse = Message<"metamorph.vault.v1.GetUsageRespo
   /**
    * Ordered by day, model, and session, user or label, as far as grouped by them. Empty if nothing was used.
    *
-   * @generated from field: repeated metamorph.vault.v1.UsageRow rows = 1;
+   * @generated from field: repeated metamorph.vault.v1.UsageRow rows = 1 [json_name = ""];
    */
   rows: UsageRow[];
 
   /**
    * Empty on the last page.
    *
-   * @generated from field: string next_page_token = 2;
+   * @generated from field: string next_page_token = 2 [json_name = ""];
    */
   nextPageToken: string;
 
   /**
    * The total on all pages. Each turn is in it once, also without labels or with several.
    *
-   * @generated from field: metamorph.vault.v1.UsageRow total = 3;
+   * @generated from field: metamorph.vault.v1.UsageRow total = 3 [json_name = ""];
    */
   total?: UsageRow | undefined;
 
@@ -410,14 +410,14 @@ export declare type GetUsageResponse = Message<"metamorph.vault.v1.GetUsageRespo
    * The current state of each limit of the vault, of the user that the query asks for, or else of the caller, and of the
    * label that it asks for. Otherwise independent of the query.
    *
-   * @generated from field: repeated metamorph.vault.v1.BudgetStatus budgets = 4;
+   * @generated from field: repeated metamorph.vault.v1.BudgetStatus budgets = 4 [json_name = ""];
    */
   budgets: BudgetStatus[];
 
   /**
    * The current storage of the vault, independent of the query.
    *
-   * @generated from field: metamorph.vault.v1.StorageStatus storage = 5;
+   * @generated from field: metamorph.vault.v1.StorageStatus storage = 5 [json_name = ""];
    */
   storage?: StorageStatus | undefined;
 };
@@ -439,21 +439,21 @@ export declare type WatchVaultRequest = Message<"metamorph.vault.v1.WatchVaultRe
    * from now on are streamed. Fails with OUT_OF_RANGE / REVISION_COMPACTED if changes after it are no longer kept, and
    * with REVISION_AHEAD if it is above the vault's.
    *
-   * @generated from field: optional int64 after_revision = 1;
+   * @generated from field: optional int64 after_revision = 1 [json_name = ""];
    */
   afterRevision?: bigint | undefined;
 
   /**
    * Only changes of these kinds. If empty, of all.
    *
-   * @generated from field: repeated metamorph.vault.v1.ChangedResource resources = 2;
+   * @generated from field: repeated metamorph.vault.v1.ChangedResource resources = 2 [json_name = ""];
    */
   resources: ChangedResource[];
 
   /**
    * Only changes with these verbs. If empty, with all.
    *
-   * @generated from field: repeated metamorph.vault.v1.ChangeVerb verbs = 3;
+   * @generated from field: repeated metamorph.vault.v1.ChangeVerb verbs = 3 [json_name = ""];
    */
   verbs: ChangeVerb[];
 
@@ -462,7 +462,7 @@ export declare type WatchVaultRequest = Message<"metamorph.vault.v1.WatchVaultRe
    * another history by now, because its server was restored from a backup, and with REVISION_COMPACTED if that cannot be
    * known any more. If empty, changes that a restore has put in the place of others may be missed.
    *
-   * @generated from field: string after_mark = 4;
+   * @generated from field: string after_mark = 4 [json_name = ""];
    */
   afterMark: string;
 };
@@ -483,21 +483,21 @@ export declare type WatchVaultResponse = Message<"metamorph.vault.v1.WatchVaultR
    * In the order of their revisions, at most 64. Empty in a bookmark, which is sent once everything up to now has been,
    * and every 10 seconds while there are changes that the filters leave out.
    *
-   * @generated from field: repeated metamorph.vault.v1.Change changes = 1;
+   * @generated from field: repeated metamorph.vault.v1.Change changes = 1 [json_name = ""];
    */
   changes: Change[];
 
   /**
    * All changes up to this revision that pass the filters have been sent: resume after it.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 
   /**
    * Stands for the vault's history up to the revision. Keep both, and pass them on together. Empty if there is none yet.
    *
-   * @generated from field: string mark = 3;
+   * @generated from field: string mark = 3 [json_name = ""];
    */
   mark: string;
 };
@@ -518,56 +518,56 @@ export declare type ListAuditEventsRequest = Message<"metamorph.vault.v1.ListAud
    * The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer, or none, and not be the last:
    * a call looks at 5000 events.
    *
-   * @generated from field: int32 page_size = 1;
+   * @generated from field: int32 page_size = 1 [json_name = ""];
    */
   pageSize: number;
 
   /**
    * The next_page_token of the previous page, with the same filters. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
-   * @generated from field: string page_token = 2;
+   * @generated from field: string page_token = 2 [json_name = ""];
    */
   pageToken: string;
 
   /**
    * Only events from this time on.
    *
-   * @generated from field: google.protobuf.Timestamp start_time = 3;
+   * @generated from field: google.protobuf.Timestamp start_time = 3 [json_name = ""];
    */
   startTime?: Timestamp | undefined;
 
   /**
    * Only events before this time.
    *
-   * @generated from field: google.protobuf.Timestamp end_time = 4;
+   * @generated from field: google.protobuf.Timestamp end_time = 4 [json_name = ""];
    */
   endTime?: Timestamp | undefined;
 
   /**
    * Only events that this user of the vault requested. If present and empty, those of the server itself.
    *
-   * @generated from field: optional string actor = 5;
+   * @generated from field: optional string actor = 5 [json_name = ""];
    */
   actor?: string | undefined;
 
   /**
    * Only events about these kinds. If empty, about all.
    *
-   * @generated from field: repeated metamorph.vault.v1.ChangedResource resources = 6;
+   * @generated from field: repeated metamorph.vault.v1.ChangedResource resources = 6 [json_name = ""];
    */
   resources: ChangedResource[];
 
   /**
    * Only events about what has this ID.
    *
-   * @generated from field: optional string resource_id = 7;
+   * @generated from field: optional string resource_id = 7 [json_name = ""];
    */
   resourceId?: string | undefined;
 
   /**
    * Only events with these verbs. If empty, with all.
    *
-   * @generated from field: repeated metamorph.vault.v1.ChangeVerb verbs = 8;
+   * @generated from field: repeated metamorph.vault.v1.ChangeVerb verbs = 8 [json_name = ""];
    */
   verbs: ChangeVerb[];
 
@@ -576,7 +576,7 @@ export declare type ListAuditEventsRequest = Message<"metamorph.vault.v1.ListAud
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 9;
+   * @generated from field: int64 at_least_revision = 9 [json_name = ""];
    */
   atLeastRevision: bigint;
 };
@@ -596,14 +596,14 @@ export declare type ListAuditEventsResponse = Message<"metamorph.vault.v1.ListAu
   /**
    * Newest first.
    *
-   * @generated from field: repeated metamorph.vault.v1.AuditEvent audit_events = 1;
+   * @generated from field: repeated metamorph.vault.v1.AuditEvent audit_events = 1 [json_name = ""];
    */
   auditEvents: AuditEvent[];
 
   /**
    * Empty on the last page.
    *
-   * @generated from field: string next_page_token = 2;
+   * @generated from field: string next_page_token = 2 [json_name = ""];
    */
   nextPageToken: string;
 };
@@ -624,21 +624,21 @@ export declare type PutSecretRequest = Message<"metamorph.vault.v1.PutSecretRequ
    * Required. 1 to 128 letters, digits, `.`, `_`, `/` and `-`, the first of which is a letter or a digit. Names are not
    * encrypted.
    *
-   * @generated from field: string name = 1;
+   * @generated from field: string name = 1 [json_name = ""];
    */
   name: string;
 
   /**
    * Required. 1 to 65,536 bytes.
    *
-   * @generated from field: bytes value = 2;
+   * @generated from field: bytes value = 2 [json_name = ""];
    */
   value: Uint8Array;
 
   /**
    * The newest version that must be in force, 0 if the secret must not exist. If absent, any.
    *
-   * @generated from field: optional int32 expected_version = 3;
+   * @generated from field: optional int32 expected_version = 3 [json_name = ""];
    */
   expectedVersion?: number | undefined;
 
@@ -646,7 +646,7 @@ export declare type PutSecretRequest = Message<"metamorph.vault.v1.PutSecretRequ
    * A UUID that makes the request repeatable (AIP-155): repeating it returns the same version. Kept for at least 7 days.
    * Fails with ALREADY_EXISTS / REQUEST_ID_REUSED if it was used for another request.
    *
-   * @generated from field: string request_id = 4;
+   * @generated from field: string request_id = 4 [json_name = ""];
    */
   requestId: string;
 
@@ -654,7 +654,7 @@ export declare type PutSecretRequest = Message<"metamorph.vault.v1.PutSecretRequ
    * Replaces the secret's labels, which are not encrypted. At most 8 pairs, with keys of 1 to 63 letters, digits, `.`,
    * `_` and `-`, and values of at most 63 of them.
    *
-   * @generated from field: map<string, string> labels = 5;
+   * @generated from field: map<string, string> labels = 5 [json_name = ""];
    */
   labels: { [key: string]: string };
 
@@ -662,7 +662,7 @@ export declare type PutSecretRequest = Message<"metamorph.vault.v1.PutSecretRequ
    * Replaces the time at which the secret expires with all of its versions. It is not found from then on, and erased soon
    * after. Must be in the future. If absent, it does not expire.
    *
-   * @generated from field: google.protobuf.Timestamp expire_time = 6;
+   * @generated from field: google.protobuf.Timestamp expire_time = 6 [json_name = ""];
    */
   expireTime?: Timestamp | undefined;
 };
@@ -682,14 +682,14 @@ export declare type PutSecretResponse = Message<"metamorph.vault.v1.PutSecretRes
   /**
    * Without its value.
    *
-   * @generated from field: metamorph.vault.v1.SecretVersion secret_version = 1;
+   * @generated from field: metamorph.vault.v1.SecretVersion secret_version = 1 [json_name = ""];
    */
   secretVersion?: SecretVersion | undefined;
 
   /**
    * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 };
@@ -709,14 +709,14 @@ export declare type GetSecretRequest = Message<"metamorph.vault.v1.GetSecretRequ
   /**
    * Required. The secret's name.
    *
-   * @generated from field: string name = 1;
+   * @generated from field: string name = 1 [json_name = ""];
    */
   name: string;
 
   /**
    * The version, 0 for the newest.
    *
-   * @generated from field: int32 version = 2;
+   * @generated from field: int32 version = 2 [json_name = ""];
    */
   version: number;
 
@@ -725,7 +725,7 @@ export declare type GetSecretRequest = Message<"metamorph.vault.v1.GetSecretRequ
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 3;
+   * @generated from field: int64 at_least_revision = 3 [json_name = ""];
    */
   atLeastRevision: bigint;
 };
@@ -745,14 +745,14 @@ export declare type GetSecretResponse = Message<"metamorph.vault.v1.GetSecretRes
   /**
    * With its value.
    *
-   * @generated from field: metamorph.vault.v1.SecretVersion secret_version = 1;
+   * @generated from field: metamorph.vault.v1.SecretVersion secret_version = 1 [json_name = ""];
    */
   secretVersion?: SecretVersion | undefined;
 
   /**
    * The vault's revision: that a secret was read is in its log. Pass it on as at_least_revision to read no older state.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 };
@@ -772,14 +772,14 @@ export declare type ListSecretsRequest = Message<"metamorph.vault.v1.ListSecrets
   /**
    * The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer and not be the last.
    *
-   * @generated from field: int32 page_size = 1;
+   * @generated from field: int32 page_size = 1 [json_name = ""];
    */
   pageSize: number;
 
   /**
    * The next_page_token of the previous page. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
-   * @generated from field: string page_token = 2;
+   * @generated from field: string page_token = 2 [json_name = ""];
    */
   pageToken: string;
 
@@ -788,7 +788,7 @@ export declare type ListSecretsRequest = Message<"metamorph.vault.v1.ListSecrets
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 3;
+   * @generated from field: int64 at_least_revision = 3 [json_name = ""];
    */
   atLeastRevision: bigint;
 };
@@ -808,14 +808,14 @@ export declare type ListSecretsResponse = Message<"metamorph.vault.v1.ListSecret
   /**
    * By name, in the order of its characters' codes.
    *
-   * @generated from field: repeated metamorph.vault.v1.Secret secrets = 1;
+   * @generated from field: repeated metamorph.vault.v1.Secret secrets = 1 [json_name = ""];
    */
   secrets: Secret[];
 
   /**
    * Empty on the last page.
    *
-   * @generated from field: string next_page_token = 2;
+   * @generated from field: string next_page_token = 2 [json_name = ""];
    */
   nextPageToken: string;
 };
@@ -835,21 +835,21 @@ export declare type ListSecretVersionsRequest = Message<"metamorph.vault.v1.List
   /**
    * Required. The secret's name.
    *
-   * @generated from field: string name = 1;
+   * @generated from field: string name = 1 [json_name = ""];
    */
   name: string;
 
   /**
    * The maximum number to return. 0 means 50; the maximum is 1000.
    *
-   * @generated from field: int32 page_size = 2;
+   * @generated from field: int32 page_size = 2 [json_name = ""];
    */
   pageSize: number;
 
   /**
    * The next_page_token of the previous page, with the same name. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
-   * @generated from field: string page_token = 3;
+   * @generated from field: string page_token = 3 [json_name = ""];
    */
   pageToken: string;
 
@@ -858,7 +858,7 @@ export declare type ListSecretVersionsRequest = Message<"metamorph.vault.v1.List
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 4;
+   * @generated from field: int64 at_least_revision = 4 [json_name = ""];
    */
   atLeastRevision: bigint;
 };
@@ -878,14 +878,14 @@ export declare type ListSecretVersionsResponse = Message<"metamorph.vault.v1.Lis
   /**
    * Newest first, without values.
    *
-   * @generated from field: repeated metamorph.vault.v1.SecretVersion secret_versions = 1;
+   * @generated from field: repeated metamorph.vault.v1.SecretVersion secret_versions = 1 [json_name = ""];
    */
   secretVersions: SecretVersion[];
 
   /**
    * Empty on the last page.
    *
-   * @generated from field: string next_page_token = 2;
+   * @generated from field: string next_page_token = 2 [json_name = ""];
    */
   nextPageToken: string;
 };
@@ -905,14 +905,14 @@ export declare type DestroySecretVersionRequest = Message<"metamorph.vault.v1.De
   /**
    * Required. The secret's name.
    *
-   * @generated from field: string name = 1;
+   * @generated from field: string name = 1 [json_name = ""];
    */
   name: string;
 
   /**
    * Required. The version.
    *
-   * @generated from field: int32 version = 2;
+   * @generated from field: int32 version = 2 [json_name = ""];
    */
   version: number;
 };
@@ -932,14 +932,14 @@ export declare type DestroySecretVersionResponse = Message<"metamorph.vault.v1.D
   /**
    * With its destroy_time.
    *
-   * @generated from field: metamorph.vault.v1.SecretVersion secret_version = 1;
+   * @generated from field: metamorph.vault.v1.SecretVersion secret_version = 1 [json_name = ""];
    */
   secretVersion?: SecretVersion | undefined;
 
   /**
    * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 };
@@ -959,14 +959,14 @@ export declare type DeleteSecretRequest = Message<"metamorph.vault.v1.DeleteSecr
   /**
    * Required. The secret's name.
    *
-   * @generated from field: string name = 1;
+   * @generated from field: string name = 1 [json_name = ""];
    */
   name: string;
 
   /**
    * The newest version that must be in force. If absent, any.
    *
-   * @generated from field: optional int32 expected_version = 2;
+   * @generated from field: optional int32 expected_version = 2 [json_name = ""];
    */
   expectedVersion?: number | undefined;
 };
@@ -986,7 +986,7 @@ export declare type DeleteSecretResponse = Message<"metamorph.vault.v1.DeleteSec
   /**
    * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
    *
-   * @generated from field: int64 revision = 1;
+   * @generated from field: int64 revision = 1 [json_name = ""];
    */
   revision: bigint;
 };
@@ -1006,7 +1006,7 @@ export declare type DeleteVaultRequest = Message<"metamorph.vault.v1.DeleteVault
   /**
    * Required. The ID of the caller's vault, as WhoAmI returns it. Fails with INVALID_ARGUMENT / CONFIRMATION_MISMATCH.
    *
-   * @generated from field: string confirmation = 1;
+   * @generated from field: string confirmation = 1 [json_name = ""];
    */
   confirmation: string;
 };
@@ -1026,14 +1026,14 @@ export declare type DeleteVaultResponse = Message<"metamorph.vault.v1.DeleteVaul
   /**
    * The operation that erases it. GetOperation returns its progress, until the ID is released.
    *
-   * @generated from field: metamorph.vault.v1.Operation operation = 1;
+   * @generated from field: metamorph.vault.v1.Operation operation = 1 [json_name = ""];
    */
   operation?: Operation | undefined;
 
   /**
    * When it was deleted.
    *
-   * @generated from field: google.protobuf.Timestamp delete_time = 2;
+   * @generated from field: google.protobuf.Timestamp delete_time = 2 [json_name = ""];
    */
   deleteTime?: Timestamp | undefined;
 
@@ -1041,7 +1041,7 @@ export declare type DeleteVaultResponse = Message<"metamorph.vault.v1.DeleteVaul
    * The number of backups, and copies of them, that have the vault, and its data key as it was wrapped. The server restores
    * none of it.
    *
-   * @generated from field: int32 backup_count = 3;
+   * @generated from field: int32 backup_count = 3 [json_name = ""];
    */
   backupCount: number;
 
@@ -1049,7 +1049,7 @@ export declare type DeleteVaultResponse = Message<"metamorph.vault.v1.DeleteVaul
    * When the last of them is deleted, if backups go on. Absent if there are none, and if the server makes backups only when
    * an operator asks for one, since the newest one is kept.
    *
-   * @generated from field: google.protobuf.Timestamp backups_expire_time = 4;
+   * @generated from field: google.protobuf.Timestamp backups_expire_time = 4 [json_name = ""];
    */
   backupsExpireTime?: Timestamp | undefined;
 };
@@ -1069,7 +1069,7 @@ export declare type GetOperationRequest = Message<"metamorph.vault.v1.GetOperati
   /**
    * Required. The operation.
    *
-   * @generated from field: string operation_id = 1;
+   * @generated from field: string operation_id = 1 [json_name = ""];
    */
   operationId: string;
 };
@@ -1089,7 +1089,7 @@ export declare type GetOperationResponse = Message<"metamorph.vault.v1.GetOperat
   /**
    * As it is now.
    *
-   * @generated from field: metamorph.vault.v1.Operation operation = 1;
+   * @generated from field: metamorph.vault.v1.Operation operation = 1 [json_name = ""];
    */
   operation?: Operation | undefined;
 };
@@ -1109,14 +1109,14 @@ export declare type ListOperationsRequest = Message<"metamorph.vault.v1.ListOper
   /**
    * The maximum number to return. 0 means 50; the maximum is 1000.
    *
-   * @generated from field: int32 page_size = 1;
+   * @generated from field: int32 page_size = 1 [json_name = ""];
    */
   pageSize: number;
 
   /**
    * The next_page_token of the previous page. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
-   * @generated from field: string page_token = 2;
+   * @generated from field: string page_token = 2 [json_name = ""];
    */
   pageToken: string;
 };
@@ -1136,14 +1136,14 @@ export declare type ListOperationsResponse = Message<"metamorph.vault.v1.ListOpe
   /**
    * Newest first.
    *
-   * @generated from field: repeated metamorph.vault.v1.Operation operations = 1;
+   * @generated from field: repeated metamorph.vault.v1.Operation operations = 1 [json_name = ""];
    */
   operations: Operation[];
 
   /**
    * Empty on the last page.
    *
-   * @generated from field: string next_page_token = 2;
+   * @generated from field: string next_page_token = 2 [json_name = ""];
    */
   nextPageToken: string;
 };
@@ -1163,7 +1163,7 @@ export declare type CancelOperationRequest = Message<"metamorph.vault.v1.CancelO
   /**
    * Required. The operation.
    *
-   * @generated from field: string operation_id = 1;
+   * @generated from field: string operation_id = 1 [json_name = ""];
    */
   operationId: string;
 };
@@ -1183,7 +1183,7 @@ export declare type CancelOperationResponse = Message<"metamorph.vault.v1.Cancel
   /**
    * As it is now. It may take a moment to end.
    *
-   * @generated from field: metamorph.vault.v1.Operation operation = 1;
+   * @generated from field: metamorph.vault.v1.Operation operation = 1 [json_name = ""];
    */
   operation?: Operation | undefined;
 };
@@ -1205,7 +1205,7 @@ export declare type CreateMemoryRequest = Message<"metamorph.vault.v1.CreateMemo
    * `importance` raises its own, `expire_time` can only prolong its life, and other fields stay as they are; one that
    * was superseded is in force again.
    *
-   * @generated from field: metamorph.vault.v1.Memory memory = 1;
+   * @generated from field: metamorph.vault.v1.Memory memory = 1 [json_name = ""];
    */
   memory?: Memory | undefined;
 
@@ -1213,14 +1213,14 @@ export declare type CreateMemoryRequest = Message<"metamorph.vault.v1.CreateMemo
    * A UUID that makes the request repeatable (AIP-155): repeating it returns the same memory, and raises nothing. Kept
    * for at least 7 days. Fails with ALREADY_EXISTS / REQUEST_ID_REUSED if it was used for another request.
    *
-   * @generated from field: string request_id = 2;
+   * @generated from field: string request_id = 2 [json_name = ""];
    */
   requestId: string;
 
   /**
    * The IDs of memories that this one contradicts or narrows, at most 16. They stay, and are not searched any more.
    *
-   * @generated from field: repeated string supersedes = 3;
+   * @generated from field: repeated string supersedes = 3 [json_name = ""];
    */
   supersedes: string[];
 };
@@ -1240,21 +1240,21 @@ export declare type CreateMemoryResponse = Message<"metamorph.vault.v1.CreateMem
   /**
    * As stored.
    *
-   * @generated from field: metamorph.vault.v1.Memory memory = 1;
+   * @generated from field: metamorph.vault.v1.Memory memory = 1 [json_name = ""];
    */
   memory?: Memory | undefined;
 
   /**
    * False if it was there before this request.
    *
-   * @generated from field: bool created = 2;
+   * @generated from field: bool created = 2 [json_name = ""];
    */
   created: boolean;
 
   /**
    * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
    *
-   * @generated from field: int64 revision = 3;
+   * @generated from field: int64 revision = 3 [json_name = ""];
    */
   revision: bigint;
 };
@@ -1274,7 +1274,7 @@ export declare type GetMemoryRequest = Message<"metamorph.vault.v1.GetMemoryRequ
   /**
    * Required. At most 64 characters.
    *
-   * @generated from field: string memory_id = 1;
+   * @generated from field: string memory_id = 1 [json_name = ""];
    */
   memoryId: string;
 
@@ -1283,7 +1283,7 @@ export declare type GetMemoryRequest = Message<"metamorph.vault.v1.GetMemoryRequ
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 2;
+   * @generated from field: int64 at_least_revision = 2 [json_name = ""];
    */
   atLeastRevision: bigint;
 };
@@ -1303,7 +1303,7 @@ export declare type GetMemoryResponse = Message<"metamorph.vault.v1.GetMemoryRes
   /**
    * As stored.
    *
-   * @generated from field: metamorph.vault.v1.Memory memory = 1;
+   * @generated from field: metamorph.vault.v1.Memory memory = 1 [json_name = ""];
    */
   memory?: Memory | undefined;
 };
@@ -1324,42 +1324,42 @@ export declare type ListMemoriesRequest = Message<"metamorph.vault.v1.ListMemori
    * The maximum number to return. 0 means 50; the maximum is 1000. A page may be shorter, or even empty, without being
    * the last one.
    *
-   * @generated from field: int32 page_size = 1;
+   * @generated from field: int32 page_size = 1 [json_name = ""];
    */
   pageSize: number;
 
   /**
    * The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
-   * @generated from field: string page_token = 2;
+   * @generated from field: string page_token = 2 [json_name = ""];
    */
   pageToken: string;
 
   /**
    * The order. A memory that is used while paging may be repeated, or skipped, where the order is by use.
    *
-   * @generated from field: metamorph.vault.v1.MemoryOrder order_by = 3;
+   * @generated from field: metamorph.vault.v1.MemoryOrder order_by = 3 [json_name = ""];
    */
   orderBy: MemoryOrder;
 
   /**
    * Only memories of this type.
    *
-   * @generated from field: metamorph.vault.v1.MemoryType type = 4;
+   * @generated from field: metamorph.vault.v1.MemoryType type = 4 [json_name = ""];
    */
   type: MemoryType;
 
   /**
    * Memories that are superseded, in place of those in force.
    *
-   * @generated from field: bool superseded = 5;
+   * @generated from field: bool superseded = 5 [json_name = ""];
    */
   superseded: boolean;
 
   /**
    * Only memories that this one supersedes, with `superseded`. At most 64 characters.
    *
-   * @generated from field: string superseded_by = 6;
+   * @generated from field: string superseded_by = 6 [json_name = ""];
    */
   supersededBy: string;
 
@@ -1368,7 +1368,7 @@ export declare type ListMemoriesRequest = Message<"metamorph.vault.v1.ListMemori
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 7;
+   * @generated from field: int64 at_least_revision = 7 [json_name = ""];
    */
   atLeastRevision: bigint;
 };
@@ -1388,14 +1388,14 @@ export declare type ListMemoriesResponse = Message<"metamorph.vault.v1.ListMemor
   /**
    * In the order that was asked for.
    *
-   * @generated from field: repeated metamorph.vault.v1.Memory memories = 1;
+   * @generated from field: repeated metamorph.vault.v1.Memory memories = 1 [json_name = ""];
    */
   memories: Memory[];
 
   /**
    * Empty on the last page.
    *
-   * @generated from field: string next_page_token = 2;
+   * @generated from field: string next_page_token = 2 [json_name = ""];
    */
   nextPageToken: string;
 };
@@ -1415,7 +1415,7 @@ export declare type UpdateMemoryRequest = Message<"metamorph.vault.v1.UpdateMemo
   /**
    * Required. memory_id selects the memory, a stale etag fails, and the fields in update_mask are set.
    *
-   * @generated from field: metamorph.vault.v1.Memory memory = 1;
+   * @generated from field: metamorph.vault.v1.Memory memory = 1 [json_name = ""];
    */
   memory?: Memory | undefined;
 
@@ -1423,7 +1423,7 @@ export declare type UpdateMemoryRequest = Message<"metamorph.vault.v1.UpdateMemo
    * Required. Any of `type`, `content`, `importance`, `metadata`, `expire_time`. Fails with INVALID_ARGUMENT /
    * UPDATE_MASK_INVALID.
    *
-   * @generated from field: google.protobuf.FieldMask update_mask = 2;
+   * @generated from field: google.protobuf.FieldMask update_mask = 2 [json_name = ""];
    */
   updateMask?: FieldMask | undefined;
 };
@@ -1443,14 +1443,14 @@ export declare type UpdateMemoryResponse = Message<"metamorph.vault.v1.UpdateMem
   /**
    * As stored.
    *
-   * @generated from field: metamorph.vault.v1.Memory memory = 1;
+   * @generated from field: metamorph.vault.v1.Memory memory = 1 [json_name = ""];
    */
   memory?: Memory | undefined;
 
   /**
    * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
    *
-   * @generated from field: int64 revision = 2;
+   * @generated from field: int64 revision = 2 [json_name = ""];
    */
   revision: bigint;
 };
@@ -1470,14 +1470,14 @@ export declare type DeleteMemoryRequest = Message<"metamorph.vault.v1.DeleteMemo
   /**
    * Required. At most 64 characters.
    *
-   * @generated from field: string memory_id = 1;
+   * @generated from field: string memory_id = 1 [json_name = ""];
    */
   memoryId: string;
 
   /**
    * Fails with ABORTED / ETAG_MISMATCH if stale. Empty deletes unconditionally.
    *
-   * @generated from field: string etag = 2;
+   * @generated from field: string etag = 2 [json_name = ""];
    */
   etag: string;
 };
@@ -1497,7 +1497,7 @@ export declare type DeleteMemoryResponse = Message<"metamorph.vault.v1.DeleteMem
   /**
    * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
    *
-   * @generated from field: int64 revision = 1;
+   * @generated from field: int64 revision = 1 [json_name = ""];
    */
   revision: bigint;
 };
@@ -1519,7 +1519,7 @@ export declare type SearchMemoriesRequest = Message<"metamorph.vault.v1.SearchMe
    * phrases. At most 1000 characters. Words are compared as in SearchMessages. The first 256 different words of a memory
    * are found.
    *
-   * @generated from field: string query = 1;
+   * @generated from field: string query = 1 [json_name = ""];
    */
   query: string;
 
@@ -1527,14 +1527,14 @@ export declare type SearchMemoriesRequest = Message<"metamorph.vault.v1.SearchMe
    * The number of memories to return, of which there are no further pages. 0 means 10; the maximum is 100. Fewer are
    * returned if they have more than 1.5 MB.
    *
-   * @generated from field: int32 page_size = 2;
+   * @generated from field: int32 page_size = 2 [json_name = ""];
    */
   pageSize: number;
 
   /**
    * Only memories of this type.
    *
-   * @generated from field: metamorph.vault.v1.MemoryType type = 3;
+   * @generated from field: metamorph.vault.v1.MemoryType type = 3 [json_name = ""];
    */
   type: MemoryType;
 
@@ -1543,7 +1543,7 @@ export declare type SearchMemoriesRequest = Message<"metamorph.vault.v1.SearchMe
    * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
    * 0 does not wait.
    *
-   * @generated from field: int64 at_least_revision = 4;
+   * @generated from field: int64 at_least_revision = 4 [json_name = ""];
    */
   atLeastRevision: bigint;
 };
@@ -1563,7 +1563,7 @@ export declare type SearchMemoriesResponse = Message<"metamorph.vault.v1.SearchM
   /**
    * By score, the highest first; of equal ones the newest first.
    *
-   * @generated from field: repeated metamorph.vault.v1.MemoryMatch results = 1;
+   * @generated from field: repeated metamorph.vault.v1.MemoryMatch results = 1 [json_name = ""];
    */
   results: MemoryMatch[];
 };
@@ -1583,7 +1583,7 @@ export declare type ExportVaultRequest = Message<"metamorph.vault.v1.ExportVault
   /**
    * The export to go on with, which this or another call has begun. Empty begins one.
    *
-   * @generated from field: string export_id = 1;
+   * @generated from field: string export_id = 1 [json_name = ""];
    */
   exportId: string;
 
@@ -1591,7 +1591,7 @@ export declare type ExportVaultRequest = Message<"metamorph.vault.v1.ExportVault
    * How many bytes to leave out: those that an interrupted call has brought. Only with an export_id. Fails with
    * INVALID_ARGUMENT if the file has fewer.
    *
-   * @generated from field: int64 offset = 2;
+   * @generated from field: int64 offset = 2 [json_name = ""];
    */
   offset: bigint;
 
@@ -1599,7 +1599,7 @@ export declare type ExportVaultRequest = Message<"metamorph.vault.v1.ExportVault
    * An age recipient (`age1…`) to encrypt the values of secrets for. Requires `secrets:read`. If empty, secrets have their
    * names and no values. Only without an export_id.
    *
-   * @generated from field: string secrets_recipient = 3;
+   * @generated from field: string secrets_recipient = 3 [json_name = ""];
    */
   secretsRecipient: string;
 };
@@ -1625,7 +1625,7 @@ export declare type ExportVaultResponse = Message<"metamorph.vault.v1.ExportVaul
     /**
      * Sent first.
      *
-     * @generated from field: metamorph.vault.v1.Export export = 1;
+     * @generated from field: metamorph.vault.v1.Export export = 1 [json_name = ""];
      */
     value: Export;
     case: "export";
@@ -1633,7 +1633,7 @@ export declare type ExportVaultResponse = Message<"metamorph.vault.v1.ExportVaul
     /**
      * The next bytes of the file, at most 256 KiB.
      *
-     * @generated from field: bytes data = 2;
+     * @generated from field: bytes data = 2 [json_name = ""];
      */
     value: Uint8Array;
     case: "data";
@@ -1655,7 +1655,7 @@ export declare type ImportVaultRequest = Message<"metamorph.vault.v1.ImportVault
   /**
    * Required. 1 to 262,144 bytes.
    *
-   * @generated from field: bytes data = 1;
+   * @generated from field: bytes data = 1 [json_name = ""];
    */
   data: Uint8Array;
 };
@@ -1675,7 +1675,7 @@ export declare type ImportVaultResponse = Message<"metamorph.vault.v1.ImportVaul
   /**
    * How many records of each kind were stored.
    *
-   * @generated from field: map<string, int64> imported_counts = 1;
+   * @generated from field: map<string, int64> imported_counts = 1 [json_name = ""];
    */
   importedCounts: { [key: string]: bigint };
 
@@ -1683,21 +1683,21 @@ export declare type ImportVaultResponse = Message<"metamorph.vault.v1.ImportVaul
    * How many records of each kind were left out: what the vault has already, secrets, and, as `unknown`, kinds that this
    * server does not know. With imported_counts, all records of the file.
    *
-   * @generated from field: map<string, int64> skipped_counts = 2;
+   * @generated from field: map<string, int64> skipped_counts = 2 [json_name = ""];
    */
   skippedCounts: { [key: string]: bigint };
 
   /**
    * The vault's revision when the import was complete. Pass it on as at_least_revision to read no older state.
    *
-   * @generated from field: int64 revision = 3;
+   * @generated from field: int64 revision = 3 [json_name = ""];
    */
   revision: bigint;
 
   /**
    * The operation.
    *
-   * @generated from field: string operation_id = 4;
+   * @generated from field: string operation_id = 4 [json_name = ""];
    */
   operationId: string;
 };

@@ -1,0 +1,1 @@
+"""Code of others that no package of theirs provides in this form."""
