@@ -57,7 +57,7 @@ def image() -> Iterator[Image]:
 
 
 def test_both_packages_are_installed_completely(image: Image) -> None:
-    where = "import metamorph.client, metamorphd.store; print(metamorph.client.__file__, metamorphd.store.__file__)"
+    where = "import metamorph_client, metamorphd.store; print(metamorph_client.__file__, metamorphd.store.__file__)"
     result = image.run("python", "-c", where)
     assert result.returncode == 0, result.stderr
     assert all(Path(path).is_relative_to("/opt/metamorph") for path in result.stdout.split())

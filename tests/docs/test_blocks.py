@@ -19,7 +19,7 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 RUNNABLE = [page for page in PAGES if any(block.is_run for block in blocks(page))]
 NOT_RUN = [block for block in BLOCKS if block.reason is not None]
 FILES = [block for block in BLOCKS if block.file is not None]
-SCRIPTS = [path for path in (ROOT / "scripts").iterdir() if path.is_file()] + [ROOT / ".ci" / "run"]
+SCRIPTS = [path for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix] + [ROOT / ".ci" / "run"]
 HINTS = {
     "promtool": "apt-get install prometheus",
     "grpcurl": "`make tools`",
