@@ -7,7 +7,6 @@ from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     EnumDescriptorProto,
     FieldDescriptorProto,
-    FileDescriptorProto,
     MethodDescriptorProto,
     MethodOptions,
     ServiceDescriptorProto,
@@ -16,6 +15,7 @@ from google.protobuf.message import Message
 from metamorph_client.api.v1 import options_pb2
 from metamorphd.third_party import validate_pb2
 
+from scripts.docs.links import anchor, anchored, linked
 from scripts.docs.markdown import NOTICE, code, table
 from scripts.docs.protos import (
     ENUM_VALUES,
@@ -36,6 +36,9 @@ API_INTRO = """\
 Generated from the comments and options in [proto/metamorph](../proto/metamorph). Rules are
 [protovalidate](https://protovalidate.com) rules; a request that breaks one fails with `REQUEST_INVALID` and a
 `BadRequest` that names the field. [errors.md](errors.md) lists the reasons of refusals.
+
+Every part has an anchor that is made from its full name and stays the same, for example
+`#metamorph-chat-v1-chatservice-sendmessage` or `#metamorph-chat-v1-turnevent`.
 """
 SHAPES = {
     (False, False): "unary",
@@ -70,31 +73,39 @@ def api_page() -> str:
     """docs/api.md."""
     services, messages, enums = [], [], []
     for file, comments in files():
-        services += [service_part(file, one, comments, (SERVICES, i)) for i, one in enumerate(file.service)]
-        messages += [message_part(one, comments, (MESSAGES, i)) for i, one in enumerate(file.message_type)]
+        package = file.package
+        services += [service_part(package, one, comments, (SERVICES, i)) for i, one in enumerate(file.service)]
+        messages += [message_part(package, one, comments, (MESSAGES, i)) for i, one in enumerate(file.message_type)]
         enums += [
-            enum_part(one, comments, (ENUMS, i)) for i, one in enumerate(file.enum_type) if one.name != "ErrorReason"
+            enum_part(package, one, comments, (ENUMS, i))
+            for i, one in enumerate(file.enum_type)
+            if one.name != "ErrorReason"
         ]
     return "\n".join([NOTICE + API_INTRO, *services, "## Messages\n", *messages, "## Enums\n", *enums])
 
 
-def service_part(
-    file: FileDescriptorProto, service: ServiceDescriptorProto, comments: Comments, path: tuple[int, ...]
-) -> str:
-    rows = (
-        (
-            f"`{method.name}`",
-            f"{link(method.input_type)} → {link(method.output_type)}",
-            SHAPES[method.client_streaming, method.server_streaming],
-            ", ".join(permissions(method)),
-            size(method.options.Extensions[options_pb2.max_request_bytes]),
-            IDEMPOTENCY[method.options.idempotency_level],
-            comments[(*path, SERVICE_METHODS, index)],
+def service_part(package: str, service: ServiceDescriptorProto, comments: Comments, path: tuple[int, ...]) -> str:
+    name = f"{package}.{service.name}"
+    parts = [anchored(name, f"## {service.name}"), f"`{name}`: {described(comments[path])}\n"]
+    for index, method in enumerate(service.method):
+        rows = (
+            ("Call", f"{link(method.input_type)} → {link(method.output_type)}"),
+            ("Shape", SHAPES[method.client_streaming, method.server_streaming]),
+            ("Requires", ", ".join(permissions(method))),
+            ("Request limit", size(method.options.Extensions[options_pb2.max_request_bytes])),
+            ("Idempotency", IDEMPOTENCY[method.options.idempotency_level]),
         )
-        for index, method in enumerate(service.method)
-    )
-    columns = "Method", "Request and response", "Shape", "Requires", "Request limit", "Idempotency", "Description"
-    return f"## {service.name}\n\n`{file.package}.{service.name}`: {comments[path]}\n\n{table(columns, rows)}"
+        parts += [
+            anchored(f"{name}.{method.name}", f"### {method.name}"),
+            described(comments[(*path, SERVICE_METHODS, index)]) + "\n",
+            "".join(f"- {label}: {value}\n" for label, value in rows if value),
+        ]
+    return "\n".join(parts)
+
+
+def described(comment: str) -> str:
+    """A comment, with links to the methods and reasons that it names."""
+    return linked(comment, "api.md")
 
 
 def size(count: int) -> str:
@@ -115,25 +126,27 @@ def permissions(method: MethodDescriptorProto) -> list[str]:
     ]
 
 
-def message_part(message: DescriptorProto, comments: Comments, path: tuple[int, ...]) -> str:
+def message_part(package: str, message: DescriptorProto, comments: Comments, path: tuple[int, ...]) -> str:
+    name = f"{package}.{message.name}"
     entries = {nested.name: nested for nested in message.nested_type if nested.options.map_entry}
     rows = (
         (
             f"`{field.name}`{one_of(message, field)}",
             field_type(field, entries),
             rules_of(field.options, validate_pb2.field),
-            comments[(*path, MESSAGE_FIELDS, index)],
+            described(comments[(*path, MESSAGE_FIELDS, index)]),
         )
         for index, field in enumerate(message.field)
     )
     nested = [
-        message_part(one, comments, (*path, MESSAGE_MESSAGES, index))
+        message_part(name, one, comments, (*path, MESSAGE_MESSAGES, index))
         for index, one in enumerate(message.nested_type)
         if one.name not in entries
     ]
     notes = [*oneofs(message, comments, path), *message_rules(message)]
     fields = f"\n{table(('Field', 'Type', 'Rules', 'Description'), rows)}" if message.field else ""
-    return "\n".join([f"### {message.name}\n\n{comments[path]}\n{''.join(notes)}{fields}", *nested])
+    head = anchored(name, f"### {message.name}")
+    return "\n".join([f"{head}\n{described(comments[path])}\n{''.join(notes)}{fields}", *nested])
 
 
 def oneofs(message: DescriptorProto, comments: Comments, path: tuple[int, ...]) -> Iterator[str]:
@@ -185,16 +198,17 @@ def phrases(rules: Message, prefix: str = "") -> Iterator[str]:
             yield prefix + PHRASES.get(field.name, f"{field.name} {{}}").format(shown)
 
 
-def enum_part(enum: EnumDescriptorProto, comments: Comments, path: tuple[int, ...]) -> str:
+def enum_part(package: str, enum: EnumDescriptorProto, comments: Comments, path: tuple[int, ...]) -> str:
     rows = (
-        (f"`{value.name}`", str(value.number), comments[(*path, ENUM_VALUES, index)])
+        (f"`{value.name}`", str(value.number), described(comments[(*path, ENUM_VALUES, index)]))
         for index, value in enumerate(enum.value)
     )
-    return f"### {enum.name}\n\n{comments[path]}\n\n{table(('Value', 'Number', 'Meaning'), rows)}"
+    head = anchored(f"{package}.{enum.name}", f"### {enum.name}")
+    return f"{head}\n{described(comments[path])}\n\n{table(('Value', 'Number', 'Meaning'), rows)}"
 
 
 def link(type_name: str) -> str:
     """A type of the contract as a link to its part of the page; any other by its full name."""
     name = type_name.removeprefix(".")
     short = name.rpartition(".")[2]
-    return f"[{short}](#{short.lower()})" if name.startswith("metamorph.") else code(name)
+    return f"[{short}](#{anchor(name)})" if name.startswith("metamorph.") else code(name)

@@ -25,519 +25,940 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 1
-    """INTERNAL. The server failed; its log has details under the call ID. Repeating may help."""
+    """INTERNAL. The server failed; its log has details under the call ID.
+    Retry: yes.
+    Cure: Repeat a few times with backoff. If it lasts, report the call ID to the operator, who finds the exception in
+    the log.
+    """
     ERROR_REASON_STORE_NOT_READY: _ErrorReason.ValueType  # 2
-    """UNAVAILABLE. The store is not open, because the server is starting or about to stop. Repeat after RetryInfo."""
+    """UNAVAILABLE. The store is not open, because the server is starting or about to stop.
+    Retry: after the delay.
+    Cure: Wait. If it lasts, the operator looks at /health, which names the check that fails.
+    """
     ERROR_REASON_STORE_BUSY: _ErrorReason.ValueType  # 3
-    """RESOURCE_EXHAUSTED. Too many reads or writes, of this vault or of all vaults, are waiting for the store. Nothing was
-    stored. Repeat after RetryInfo.
+    """RESOURCE_EXHAUSTED. Too many reads or writes, of this vault or of all vaults, are waiting for the store. Nothing
+    was stored.
+    Retry: after the delay.
+    Cure: Send less at a time. If it comes often, the operator looks at the metrics of the store, and at the disk.
     """
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 4
-    """RESOURCE_EXHAUSTED. The volume is full, or almost. Nothing was stored. Reading and deleting still work. Repeat
-    after RetryInfo, once something is deleted or the operator has made room.
+    """RESOURCE_EXHAUSTED. The volume is full, or almost. Nothing was stored. Reading and deleting still work.
+    Retry: after the delay.
+    Cure: Delete what is not needed. The operator makes the volume larger, or prunes backups.
     """
     ERROR_REASON_SERVER_DRAINING: _ErrorReason.ValueType  # 5
-    """UNAVAILABLE. The server is about to stop and starts no new turns. Repeat after RetryInfo. Resume streams with
-    StreamTurn.
+    """UNAVAILABLE. The server is about to stop and starts no new turns.
+    Retry: after the delay.
+    Cure: Resume streams with StreamTurn. The next server accepts the call.
     """
     ERROR_REASON_OPERATION_TIMEOUT: _ErrorReason.ValueType  # 6
     """DEADLINE_EXCEEDED (limit_milliseconds). The operation took too long in the store and was stopped. Nothing was
-    stored. Repeat with less, such as a smaller page.
+    stored.
+    Retry: changed.
+    Cure: Ask for less, such as a smaller page or a shorter period.
     """
     ERROR_REASON_SEARCH_TOO_BROAD: _ErrorReason.ValueType  # 7
-    """RESOURCE_EXHAUSTED (limit_milliseconds). The search took too long and was stopped. Search for more or rarer words,
-    or within a session.
+    """RESOURCE_EXHAUSTED (limit_milliseconds). The search took too long and was stopped.
+    Retry: changed.
+    Cure: Search for more or rarer words, or within a session.
     """
     ERROR_REASON_TOKEN_MISSING: _ErrorReason.ValueType  # 10
-    """UNAUTHENTICATED. The `authorization` metadata is missing, repeated, or not a Bearer token. Do not repeat."""
+    """UNAUTHENTICATED. The `authorization` metadata is missing, repeated, or not a Bearer token.
+    Retry: changed.
+    Cure: Send exactly one entry, `Bearer <token>`. Look for a proxy or an interceptor that removes or adds one.
+    """
     ERROR_REASON_TOKEN_INVALID: _ErrorReason.ValueType  # 11
-    """UNAUTHENTICATED. The token is malformed, not signed with a known key, or has unacceptable claims. Do not repeat."""
+    """UNAUTHENTICATED. The token is malformed, not signed with a known key, or has unacceptable claims.
+    Retry: with a new token.
+    Cure: Compare secret, algorithm, issuer, audience and the claims with the page on authentication. The server's log
+    names the fault under the call ID.
+    """
     ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 12
-    """UNAUTHENTICATED. The token has expired. Repeat with a new one, or resume with StreamTurn."""
+    """UNAUTHENTICATED. The token has expired.
+    Retry: with a new token.
+    Cure: Give the client a function that returns a fresh token. Resume streams with StreamTurn. If it comes with fresh
+    tokens, compare the clocks.
+    """
     ERROR_REASON_VAULT_HEADER_NOT_ALLOWED: _ErrorReason.ValueType  # 13
-    """INVALID_ARGUMENT. `x-vault-id` was sent outside dev mode or together with a token. Do not repeat with it."""
+    """INVALID_ARGUMENT. `x-vault-id` was sent outside dev mode or together with a token.
+    Retry: changed.
+    Cure: Leave it out. Outside dev mode the token names the vault.
+    """
     ERROR_REASON_PERMISSION_MISSING: _ErrorReason.ValueType  # 14
-    """PERMISSION_DENIED (permission). The token lacks a permission that the method requires. Do not repeat."""
+    """PERMISSION_DENIED (permission). The token lacks a permission that the method requires.
+    Retry: with a new token.
+    Cure: Mint a token with the permission in the metadata, if the caller is to have it. No permission implies another.
+    """
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 15
-    """RESOURCE_EXHAUSTED. Too many calls by this caller, or too many refused tokens from its network. Repeat after
-    RetryInfo.
+    """RESOURCE_EXHAUSTED. Too many calls by this caller, or too many refused tokens from its network.
+    Retry: after the delay.
+    Cure: Send less, or spread it. The operator can raise RATE_LIMIT_REQUESTS.
     """
     ERROR_REASON_TOKEN_REVOKED: _ErrorReason.ValueType  # 16
-    """UNAUTHENTICATED. An operator has revoked the token, or its key has left the key set. Repeat with a new token, or
-    resume with StreamTurn.
+    """UNAUTHENTICATED. An operator has revoked the token, or its key has left the key set.
+    Retry: with a new token.
+    Cure: Mint a new token, and resume streams with StreamTurn. If new ones are refused too, ask the operator why.
     """
     ERROR_REASON_IDENTITY_UNAVAILABLE: _ErrorReason.ValueType  # 17
-    """UNAVAILABLE. The key set or the Emblem API, which is needed to verify this token, cannot be reached. Repeat after
-    RetryInfo.
+    """UNAVAILABLE. The key set or the Emblem API, which is needed to verify this token, cannot be reached.
+    Retry: after the delay.
+    Cure: Wait. If it lasts, the operator checks that the server can reach EMBLEM_JWKS_URL or EMBLEM_API_URL.
     """
     ERROR_REASON_READER_TOO_SLOW: _ErrorReason.ValueType  # 18
-    """ABORTED. The caller read nothing from the stream for a minute. Resume with StreamTurn."""
+    """ABORTED. The caller read nothing from the stream for a minute. The turn goes on.
+    Retry: yes.
+    Cure: Resume with StreamTurn after the last event. Read streams as they come, or cancel the call.
+    """
     ERROR_REASON_SENDER_TOO_SLOW: _ErrorReason.ValueType  # 19
-    """ABORTED. The caller sent nothing for a minute. Nothing was stored. Repeat."""
+    """ABORTED. The caller sent nothing for a minute. Nothing was stored.
+    Retry: yes.
+    Cure: Begin again, and have the bytes at hand before the call begins.
+    """
     ERROR_REASON_REQUEST_MALFORMED: _ErrorReason.ValueType  # 20
-    """INVALID_ARGUMENT. The request is not a protobuf message of the method's type, or contains invalid UTF-8. Do not
-    repeat.
+    """INVALID_ARGUMENT. The request is not a protobuf message of the method's type, or contains invalid UTF-8.
+    Retry: no.
+    Cure: Check that the client is generated from this contract, and that texts are valid UTF-8.
     """
     ERROR_REASON_REQUEST_INVALID: _ErrorReason.ValueType  # 21
-    """INVALID_ARGUMENT. A field breaks its rule. BadRequest has one entry per field. Do not repeat unchanged."""
+    """INVALID_ARGUMENT. A field breaks its rule. BadRequest has one entry per field.
+    Retry: changed.
+    Cure: Correct the fields that BadRequest names. The API page has the rules.
+    """
     ERROR_REASON_PAGE_TOKEN_INVALID: _ErrorReason.ValueType  # 22
-    """INVALID_ARGUMENT. The page token does not belong to this query. Start again without one."""
+    """INVALID_ARGUMENT. The page token does not belong to this query.
+    Retry: changed.
+    Cure: Begin with the first page, and change nothing between pages but the token.
+    """
     ERROR_REASON_UPDATE_MASK_INVALID: _ErrorReason.ValueType  # 23
-    """INVALID_ARGUMENT (path). The update mask is empty or names a field that cannot be set. Do not repeat unchanged."""
+    """INVALID_ARGUMENT (path). The update mask is empty or names a field that cannot be set.
+    Retry: changed.
+    Cure: Name the fields to change in update_mask, as the contract spells them. Output-only fields cannot be set.
+    """
     ERROR_REASON_CONTENT_TOO_LARGE: _ErrorReason.ValueType  # 24
-    """INVALID_ARGUMENT (limit_bytes). The content is larger than the server accepts. Do not repeat unchanged."""
+    """INVALID_ARGUMENT (limit_bytes). The content is larger than the server accepts.
+    Retry: changed.
+    Cure: Shorten it, or upload it with UploadAttachment and refer to it. The limit is MAX_CONTENT_BYTES.
+    """
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 25
-    """ALREADY_EXISTS (request_id). The request_id was used for another request. Repeat with a new one."""
+    """ALREADY_EXISTS (request_id). The request_id was used for another request.
+    Retry: changed.
+    Cure: Make a new UUID for each new request, and keep it for repetitions of the same request only.
+    """
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 26
-    """ABORTED. The resource has changed since the etag was read. Read it again, then repeat."""
+    """ABORTED. The resource has changed since the etag was read.
+    Retry: changed.
+    Cure: Read it again, apply the change to what was read, and send its new etag.
+    """
     ERROR_REASON_MODEL_NOT_ACCEPTED: _ErrorReason.ValueType  # 27
-    """INVALID_ARGUMENT (model). ListModels does not list the model. Do not repeat unchanged."""
+    """INVALID_ARGUMENT (model). ListModels does not list the model.
+    Retry: changed.
+    Cure: Choose one that ListModels returns, or leave the model out. The operator can add one to the catalog.
+    """
     ERROR_REASON_ATTACHMENT_TOO_LARGE: _ErrorReason.ValueType  # 28
-    """INVALID_ARGUMENT (limit_bytes). The attachment is larger than the server accepts. Do not repeat unchanged."""
+    """INVALID_ARGUMENT (limit_bytes). The attachment is larger than the server accepts.
+    Retry: changed.
+    Cure: Make it smaller. The limit is MAX_ATTACHMENT_BYTES.
+    """
     ERROR_REASON_ATTACHMENT_TYPE_MISMATCH: _ErrorReason.ValueType  # 29
-    """INVALID_ARGUMENT (media_type). The bytes do not match media_type. Do not repeat unchanged."""
+    """INVALID_ARGUMENT (media_type). The bytes do not match media_type.
+    Retry: changed.
+    Cure: State the type that the bytes have, not the one that the file's name suggests.
+    """
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 30
-    """NOT_FOUND (session_id). The caller's vault has no such session."""
+    """NOT_FOUND (session_id). The caller's vault has no such session.
+    Retry: no.
+    Cure: Check the ID, and that the token is of the vault that has the session. It may have been deleted.
+    """
     ERROR_REASON_MESSAGE_NOT_FOUND: _ErrorReason.ValueType  # 31
-    """NOT_FOUND (message_id). The caller's vault, or the session, has no such message."""
+    """NOT_FOUND (message_id). The caller's vault, or the session, has no such message.
+    Retry: no.
+    Cure: Check the ID, the session and the vault. ListMessages has the messages that there are.
+    """
     ERROR_REASON_TURN_NOT_FOUND: _ErrorReason.ValueType  # 32
-    """NOT_FOUND (turn_id). The caller's vault has no such turn."""
+    """NOT_FOUND (turn_id). The caller's vault has no such turn.
+    Retry: no.
+    Cure: Check the ID and the vault. A turn is deleted with its session.
+    """
     ERROR_REASON_BRANCH_BUSY: _ErrorReason.ValueType  # 33
-    """FAILED_PRECONDITION (turn_id). A turn is still running on this branch. Follow it with StreamTurn, then repeat."""
+    """FAILED_PRECONDITION (turn_id). A turn is still running on this branch.
+    Retry: once mended.
+    Cure: Follow the turn in the metadata with StreamTurn, or stop it with CancelTurn, then repeat.
+    """
     ERROR_REASON_SEQUENCE_AHEAD: _ErrorReason.ValueType  # 34
-    """OUT_OF_RANGE (last_sequence). The turn has no event with this sequence yet."""
+    """OUT_OF_RANGE (last_sequence). The turn has no event with this sequence yet.
+    Retry: changed.
+    Cure: Pass the sequence of the last event that was received from this turn, not from another one.
+    """
     ERROR_REASON_TOO_MANY_TURNS: _ErrorReason.ValueType  # 35
-    """RESOURCE_EXHAUSTED (limit). The vault has the maximum number of running turns. Repeat after RetryInfo, once one has
-    ended.
+    """RESOURCE_EXHAUSTED (limit). The vault has the maximum number of running turns.
+    Retry: after the delay.
+    Cure: Wait until one has ended, or cancel one. The operator can raise MAX_RUNNING_TURNS.
     """
     ERROR_REASON_ATTACHMENT_NOT_FOUND: _ErrorReason.ValueType  # 36
-    """NOT_FOUND (attachment_id). The caller's vault has no such attachment."""
+    """NOT_FOUND (attachment_id). The caller's vault has no such attachment.
+    Retry: no.
+    Cure: Upload it again with UploadAttachment. An attachment that no message contains is deleted a day after its
+    upload.
+    """
     ERROR_REASON_TOOL_RESULT_REQUIRED: _ErrorReason.ValueType  # 37
     """FAILED_PRECONDITION (tool_use_ids). The previous reply called tools. The message must begin with exactly their
     results.
+    Retry: changed.
+    Cure: Send a result for each of the tool_use_ids first, one that says so for a tool that failed. To drop the calls,
+    continue from an earlier message with parent_message_id.
     """
     ERROR_REASON_TOOL_RESULT_UNEXPECTED: _ErrorReason.ValueType  # 38
-    """FAILED_PRECONDITION (tool_use_ids). These results do not answer tool calls of the previous reply."""
+    """FAILED_PRECONDITION (tool_use_ids). These results do not answer tool calls of the previous reply.
+    Retry: changed.
+    Cure: Send each result once, on the branch whose reply called the tool.
+    """
     ERROR_REASON_NOT_A_USER_MESSAGE: _ErrorReason.ValueType  # 39
-    """FAILED_PRECONDITION (message_id). The message is a reply. Only user messages can be answered."""
+    """FAILED_PRECONDITION (message_id). The message is a reply. Only user messages can be answered.
+    Retry: changed.
+    Cure: Pass the parent of the reply, which is the message that it answers.
+    """
     ERROR_REASON_UPSTREAM_UNAUTHENTICATED: _ErrorReason.ValueType  # 40
-    """In a turn: UNAVAILABLE. The model provider refused the server's own credentials. The operator must act."""
+    """In a turn: UNAVAILABLE. The model provider refused the server's own credentials.
+    Retry: once mended.
+    Cure: The operator sets an ANTHROPIC_API_KEY that is valid.
+    """
     ERROR_REASON_UPSTREAM_RATE_LIMITED: _ErrorReason.ValueType  # 41
-    """In a turn: RESOURCE_EXHAUSTED. The model provider's rate limit is reached. Send again after retry_delay."""
+    """In a turn: RESOURCE_EXHAUSTED. The model provider's rate limit is reached.
+    Retry: after the delay.
+    Cure: Send again after the delay. If it comes often, the operator asks the provider for a higher limit, or limits
+    turns per vault.
+    """
     ERROR_REASON_UPSTREAM_OVERLOADED: _ErrorReason.ValueType  # 42
-    """In a turn: UNAVAILABLE. The model provider is overloaded. Send again after retry_delay."""
+    """In a turn: UNAVAILABLE. The model provider is overloaded.
+    Retry: after the delay.
+    Cure: Send again after the delay, or with another model.
+    """
     ERROR_REASON_UPSTREAM_REJECTED: _ErrorReason.ValueType  # 43
-    """In a turn: INVALID_ARGUMENT (type). The model provider refused the request. Do not repeat unchanged. If it blames
-    images or documents, the metadata has their attachment_ids, separated by commas: they are left out of later prompts
-    until they are uploaded again. If it blames an earlier message, the metadata has its message_id: a note stands for
-    it in later prompts, so that the message can be sent again. Otherwise it may have the field to blame. If that is
-    content, or a block of it, the message is left out of the prompts of messages that follow it, until a regeneration
-    of its reply succeeds. If it is options.tools, the tools of before stay in force. If the server had run tools in the
-    turn, message_id may be that of the turn's own reply, which is left out of later prompts.
+    """In a turn: INVALID_ARGUMENT (type). The model provider refused the request. If it blames images or documents, the
+    metadata has their attachment_ids, separated by commas: they are left out of later prompts until they are uploaded
+    again. If it blames an earlier message, the metadata has its message_id: a note stands for it in later prompts, so
+    that the message can be sent again. Otherwise it may have the field to blame. If that is content, or a block of it,
+    the message is left out of the prompts of messages that follow it, until a regeneration of its reply succeeds. If
+    it is options.tools, the tools of before stay in force. If the server had run tools in the turn, message_id may be
+    that of the turn's own reply, which is left out of later prompts.
+    Retry: changed.
+    Cure: Correct what the message blames, then send again, or regenerate.
     """
     ERROR_REASON_UPSTREAM_UNAVAILABLE: _ErrorReason.ValueType  # 44
-    """In a turn: UNAVAILABLE. The model provider cannot be reached or failed before it answered. Send again."""
+    """In a turn: UNAVAILABLE. The model provider cannot be reached or failed before it answered.
+    Retry: yes.
+    Cure: Send again. If it lasts, the operator checks the network and ANTHROPIC_BASE_URL.
+    """
     ERROR_REASON_UPSTREAM_INTERRUPTED: _ErrorReason.ValueType  # 45
-    """In a turn: UNAVAILABLE. The reply was cut off by a dropped connection or an error. The partial reply is kept. Send
-    again.
+    """In a turn: UNAVAILABLE. The reply was cut off by a dropped connection or an error. The partial reply is kept.
+    Retry: yes.
+    Cure: Send again to continue, or call RegenerateReply for a whole reply.
     """
     ERROR_REASON_UPSTREAM_STALLED: _ErrorReason.ValueType  # 46
-    """In a turn: DEADLINE_EXCEEDED. The model provider stopped sending. The partial reply is kept. Send again."""
+    """In a turn: DEADLINE_EXCEEDED. The model provider stopped sending. The partial reply is kept.
+    Retry: yes.
+    Cure: Send again to continue, or call RegenerateReply for a whole reply.
+    """
     ERROR_REASON_TURN_TIMEOUT: _ErrorReason.ValueType  # 47
-    """In a turn: DEADLINE_EXCEEDED. The turn exceeded its time limit, TURN_TIMEOUT_SECONDS. The partial reply is kept."""
+    """In a turn: DEADLINE_EXCEEDED. The turn exceeded its time limit, TURN_TIMEOUT_SECONDS. The partial reply is kept.
+    Retry: changed.
+    Cure: Ask for a shorter reply or less thinking, or send again to continue. The operator can raise the limit.
+    """
     ERROR_REASON_TURN_INTERRUPTED: _ErrorReason.ValueType  # 48
-    """In a turn: ABORTED. The server stopped while the turn was running. The partial reply is kept. Send again to
-    continue.
+    """In a turn: ABORTED. The server stopped while the turn was running. The partial reply is kept.
+    Retry: yes.
+    Cure: Send again to continue, or call RegenerateReply for a whole reply.
     """
     ERROR_REASON_UPSTREAM_SPEND_LIMIT: _ErrorReason.ValueType  # 49
-    """In a turn: RESOURCE_EXHAUSTED. The server's own account with the model provider is out of credit. The operator must act."""
+    """In a turn: RESOURCE_EXHAUSTED. The server's own account with the model provider is out of credit.
+    Retry: once mended.
+    Cure: The operator adds credit, or raises the account's spend limit.
+    """
     ERROR_REASON_UPSTREAM_FAILED: _ErrorReason.ValueType  # 68
-    """In a turn: UNAVAILABLE. The model provider reported an error that has no type. The partial reply is kept. Send
-    again.
+    """In a turn: UNAVAILABLE. The model provider reported an error that has no type. The partial reply is kept.
+    Retry: yes.
+    Cure: Send again. The server's log has what the provider said.
     """
     ERROR_REASON_UPSTREAM_NOT_A_STREAM: _ErrorReason.ValueType  # 69
     """In a turn: UNAVAILABLE (content_type). The model provider's address answers with a page or a document instead of a
-    reply: it is not that of the Messages API, or a gateway does not stream. The operator must act.
+    reply: it is not that of the Messages API, or a gateway does not stream.
+    Retry: once mended.
+    Cure: The operator corrects ANTHROPIC_BASE_URL, or lets the gateway stream.
     """
     ERROR_REASON_UPSTREAM_REDIRECTED: _ErrorReason.ValueType  # 70
-    """In a turn: UNAVAILABLE. The model provider's address redirects to another one, which is not followed. The operator
-    must act.
+    """In a turn: UNAVAILABLE. The model provider's address redirects to another one, which is not followed.
+    Retry: once mended.
+    Cure: The operator sets ANTHROPIC_BASE_URL to the address that it redirects to.
     """
     ERROR_REASON_MESSAGE_DELETED: _ErrorReason.ValueType  # 60
-    """FAILED_PRECONDITION (message_id). The message's content was deleted. Do not repeat."""
+    """FAILED_PRECONDITION (message_id). The message's content was deleted.
+    Retry: no.
+    Cure: Send a new message instead.
+    """
     ERROR_REASON_BUDGET_EXCEEDED: _ErrorReason.ValueType  # 61
     """RESOURCE_EXHAUSTED (subject, budget, limit, reset_time). A budget is used up: that of `vault`, of the `user` who
-    calls, or of a label of the turn, as `label:key=value`. QuotaFailure names up to 8 that are, the vault's by `budget`
-    alone, others as `subject/budget`. Repeat after RetryInfo.
+    calls, or of a label of the turn, as `label:key=value`. QuotaFailure names up to 8 that are, the vault's by
+    `budget` alone, others as `subject/budget`.
+    Retry: after the delay.
+    Cure: Wait until reset_time. GetUsage has what is left, and the page on budgets says who can raise which.
     """
     ERROR_REASON_STORAGE_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 66
     """RESOURCE_EXHAUSTED (limit_bytes, stored_bytes). The vault would store more than its quota. QuotaFailure names it.
-    Nothing was stored. Repeat once something is deleted, or the operator has raised the quota.
+    Nothing was stored.
+    Retry: once mended.
+    Cure: Delete sessions, memories or attachments, or ask the operator for a larger quota (UpdateVaultLimits).
     """
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 63
-    """INVALID_ARGUMENT (limit_bytes). The request is larger than its method accepts (max_request_bytes). Do not repeat
-    unchanged.
+    """INVALID_ARGUMENT (limit_bytes). The request is larger than its method accepts (max_request_bytes).
+    Retry: changed.
+    Cure: Send less. Images and documents go through UploadAttachment.
     """
     ERROR_REASON_TOO_MANY_FIELDS: _ErrorReason.ValueType  # 64
     """INVALID_ARGUMENT (message, limit). A message of the request has more fields and list entries than its rules allow,
-    or the whole request has. Do not repeat unchanged.
+    or the whole request has.
+    Retry: changed.
+    Cure: Split the request. A client that is generated from this contract sends no field twice.
     """
     ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED: _ErrorReason.ValueType  # 65
     """RESOURCE_EXHAUSTED (limit_bytes). Requests of this vault, or of all vaults, take up the memory that they share.
-    Repeat after RetryInfo.
+    Retry: after the delay.
+    Cure: Send fewer large requests at a time.
     """
     ERROR_REASON_BYTE_RATE_EXCEEDED: _ErrorReason.ValueType  # 67
-    """RESOURCE_EXHAUSTED (bytes_per_second). Large requests of this vault arrive too fast. Repeat after RetryInfo, or
-    upload attachments with UploadAttachment.
+    """RESOURCE_EXHAUSTED (bytes_per_second). Large requests of this vault arrive too fast.
+    Retry: after the delay.
+    Cure: Upload attachments with UploadAttachment once, and refer to them by ID.
     """
     ERROR_REASON_BACKUP_NOT_FOUND: _ErrorReason.ValueType  # 71
-    """NOT_FOUND (name). There is no such backup. Do not repeat."""
+    """NOT_FOUND (name). There is no such backup.
+    Retry: no.
+    Cure: ListBackups has those that there are. Old ones are pruned.
+    """
     ERROR_REASON_BACKUP_BUSY: _ErrorReason.ValueType  # 72
-    """FAILED_PRECONDITION (name). A backup is being made or verified, one at a time. Repeat once it is done."""
+    """FAILED_PRECONDITION (name). A backup is being made or verified, one at a time.
+    Retry: once mended.
+    Cure: Wait until it is done. GetBackup shows its state.
+    """
     ERROR_REASON_READ_ONLY: _ErrorReason.ValueType  # 73
-    """FAILED_PRECONDITION (primary). This server serves a copy of the primary's database, and only reads. Repeat at the
-    primary, whose address is given.
+    """FAILED_PRECONDITION (primary). This server serves a copy of the primary's database, and only reads.
+    Retry: changed.
+    Cure: Send writes to the primary, whose address is in the metadata.
     """
     ERROR_REASON_REVISION_COMPACTED: _ErrorReason.ValueType  # 80
-    """OUT_OF_RANGE (oldest_revision). Changes after this revision are no longer kept. Read what you keep of the vault
-    again, then watch from the revision that GetVault returns.
+    """OUT_OF_RANGE (oldest_revision). Changes after this revision are no longer kept.
+    Retry: changed.
+    Cure: Read what you keep of the vault again, then watch from the revision that GetVault returns.
     """
     ERROR_REASON_REVISION_AHEAD: _ErrorReason.ValueType  # 81
-    """OUT_OF_RANGE (newest_revision). The vault does not have this revision: perhaps its server was restored from a backup.
-    As for REVISION_COMPACTED.
+    """OUT_OF_RANGE (newest_revision). The vault does not have this revision: perhaps its server was restored from a
+    backup.
+    Retry: changed.
+    Cure: As for REVISION_COMPACTED: read again what you keep, then watch from the revision that GetVault returns.
     """
     ERROR_REASON_REVISION_REPLACED: _ErrorReason.ValueType  # 83
-    """OUT_OF_RANGE (revision). The vault has another entry at this revision than the one that after_mark is of: its server
-    was restored from a backup. As for REVISION_COMPACTED.
+    """OUT_OF_RANGE (revision). The vault has another entry at this revision than the one that after_mark is of: its
+    server was restored from a backup.
+    Retry: changed.
+    Cure: As for REVISION_COMPACTED: read again what you keep, then watch from the revision that GetVault returns.
     """
     ERROR_REASON_REVISION_NOT_REACHED: _ErrorReason.ValueType  # 82
-    """UNAVAILABLE (newest_revision). The server's store does not have this revision of the vault yet. Repeat after
-    RetryInfo, or at the primary.
+    """UNAVAILABLE (newest_revision). The server's store does not have this revision of the vault yet.
+    Retry: after the delay.
+    Cure: Wait, or read from the primary.
     """
     ERROR_REASON_ENCRYPTION_NOT_CONFIGURED: _ErrorReason.ValueType  # 90
-    """FAILED_PRECONDITION. The server has no key to encrypt with, so it stores no secrets. The operator must set
-    TOKEN_ENCRYPTION_KEY.
+    """FAILED_PRECONDITION. The server has no key to encrypt with, so it stores no secrets.
+    Retry: once mended.
+    Cure: The operator sets TOKEN_ENCRYPTION_KEY, and keeps a copy of it.
     """
     ERROR_REASON_KEY_UNAVAILABLE: _ErrorReason.ValueType  # 91
-    """FAILED_PRECONDITION (key_id). What is asked for is encrypted, and the key that is needed to read it is not there. The
-    operator must give the server the key again.
+    """FAILED_PRECONDITION (key_id). What is asked for is encrypted, and the key that is needed to read it is not there.
+    Retry: once mended.
+    Cure: The operator gives the server the key of the metadata again, for instance in TOKEN_ENCRYPTION_KEY_PREVIOUS.
     """
     ERROR_REASON_CIPHERTEXT_DAMAGED: _ErrorReason.ValueType  # 92
-    """DATA_LOSS (key_id). What is encrypted with this key was changed, or is not where it was stored. The operator must
-    restore a backup, or the caller put the secret again.
+    """DATA_LOSS (key_id). What is encrypted with this key was changed, or is not where it was stored.
+    Retry: no.
+    Cure: Put the secret again, or have the operator restore a backup. Find out who changed the database.
     """
     ERROR_REASON_SECRET_NOT_FOUND: _ErrorReason.ValueType  # 93
-    """NOT_FOUND (name). The caller's vault has no such secret, or it has expired."""
+    """NOT_FOUND (name). The caller's vault has no such secret, or it has expired.
+    Retry: no.
+    Cure: Check the name and the vault, or put the secret with PutSecret.
+    """
     ERROR_REASON_SECRET_VERSION_NOT_FOUND: _ErrorReason.ValueType  # 94
-    """NOT_FOUND (name, version). The secret has no such version, or not any more: the newest 20 are kept."""
+    """NOT_FOUND (name, version). The secret has no such version, or not any more: the newest 20 are kept.
+    Retry: no.
+    Cure: ListSecretVersions has those that there are. Version 0 is the newest one.
+    """
     ERROR_REASON_SECRET_VERSION_DESTROYED: _ErrorReason.ValueType  # 95
-    """FAILED_PRECONDITION (name, version). The value of this version was destroyed. Do not repeat."""
+    """FAILED_PRECONDITION (name, version). The value of this version was destroyed.
+    Retry: no.
+    Cure: Read another version, or put the secret again.
+    """
     ERROR_REASON_SECRET_VERSION_MISMATCH: _ErrorReason.ValueType  # 96
-    """ABORTED (version). The newest version of the secret is not expected_version but this one, 0 if there is none. Read the
-    secret again, then repeat.
+    """ABORTED (version). The newest version of the secret is not expected_version but this one, 0 if there is none.
+    Retry: changed.
+    Cure: Read the secret again, decide whether to replace it, and pass the version in the metadata.
     """
     ERROR_REASON_OPERATION_NOT_FOUND: _ErrorReason.ValueType  # 110
-    """NOT_FOUND (operation_id). The caller's vault has no such operation, or not any more: they are kept for 30 days."""
+    """NOT_FOUND (operation_id). The caller's vault has no such operation, or not any more: they are kept for 30 days.
+    Retry: no.
+    Cure: Check the ID and the vault. ListOperations has those that there are.
+    """
     ERROR_REASON_OPERATION_NOT_CANCELLABLE: _ErrorReason.ValueType  # 111
-    """FAILED_PRECONDITION (operation_id). Operations of this kind cannot be cancelled, or not any more. Do not repeat."""
+    """FAILED_PRECONDITION (operation_id). Operations of this kind cannot be cancelled, or not any more.
+    Retry: no.
+    Cure: Let it end.
+    """
     ERROR_REASON_TOO_MANY_OPERATIONS: _ErrorReason.ValueType  # 112
-    """RESOURCE_EXHAUSTED (limit). So many operations of the vault go on already. Repeat after RetryInfo."""
+    """RESOURCE_EXHAUSTED (limit). So many operations of the vault go on already.
+    Retry: after the delay.
+    Cure: Wait until one has ended, or cancel one with CancelOperation.
+    """
     ERROR_REASON_OPERATION_CANCELLED: _ErrorReason.ValueType  # 113
-    """ABORTED. Of an operation: it was cancelled."""
+    """ABORTED. Of an operation: it was cancelled.
+    Retry: yes.
+    Cure: Begin it again if it is still wanted.
+    """
     ERROR_REASON_OPERATION_INTERRUPTED: _ErrorReason.ValueType  # 114
-    """ABORTED. Of an operation: the server stopped before its end. Begin it again."""
+    """ABORTED. Of an operation: the server stopped before its end.
+    Retry: yes.
+    Cure: Begin it again.
+    """
     ERROR_REASON_MEMORY_NOT_FOUND: _ErrorReason.ValueType  # 100
-    """NOT_FOUND (memory_id). The caller's vault has no such memory, or it has expired."""
+    """NOT_FOUND (memory_id). The caller's vault has no such memory, or it has expired.
+    Retry: no.
+    Cure: Check the ID and the vault. ListMemories has those that there are.
+    """
     ERROR_REASON_MEMORY_EXISTS: _ErrorReason.ValueType  # 101
-    """ALREADY_EXISTS (memory_id). Another memory, whose ID is given, has this type and content. Change that one instead."""
+    """ALREADY_EXISTS (memory_id). Another memory, whose ID is given, has this type and content.
+    Retry: changed.
+    Cure: Change that memory instead, and delete this one if both mean the same.
+    """
     ERROR_REASON_MEMORY_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 102
     """RESOURCE_EXHAUSTED (limit). The vault has as many memories as the server allows. QuotaFailure names the limit.
-    Nothing was stored. Repeat once some are deleted, for instance those that were not used for the longest time.
+    Nothing was stored.
+    Retry: once mended.
+    Cure: Delete some, for instance those that ListMemories has as not used for the longest time.
     """
     ERROR_REASON_EXPORT_NOT_FOUND: _ErrorReason.ValueType  # 120
     """NOT_FOUND (export_id). The caller's vault has no such export: it has expired, another one has replaced it, or the
-    server has stopped while it was written. Begin a new one.
+    server has stopped while it was written.
+    Retry: changed.
+    Cure: Begin a new one, without an export_id.
     """
     ERROR_REASON_CONFIRMATION_MISMATCH: _ErrorReason.ValueType  # 115
-    """INVALID_ARGUMENT (vault_id). The confirmation is not the ID of the caller's vault. Nothing was deleted."""
+    """INVALID_ARGUMENT (vault_id). The confirmation is not the ID of the caller's vault. Nothing was deleted.
+    Retry: changed.
+    Cure: Pass the ID that WhoAmI returns, and make sure that this is the vault to delete.
+    """
     ERROR_REASON_VAULT_NOT_DELETED: _ErrorReason.ValueType  # 116
-    """FAILED_PRECONDITION. The vault is not deleted, so there is nothing to release."""
+    """FAILED_PRECONDITION. The vault is not deleted, so there is nothing to release.
+    Retry: no.
+    Cure: Check the vault's ID.
+    """
     ERROR_REASON_VAULT_BEING_ERASED: _ErrorReason.ValueType  # 117
-    """FAILED_PRECONDITION (operation_id). The vault is still being erased. Repeat once that operation has ended."""
+    """FAILED_PRECONDITION (operation_id). The vault is still being erased.
+    Retry: once mended.
+    Cure: Wait until the operation in the metadata has ended: GetAnyOperation shows its progress.
+    """
     ERROR_REASON_VAULT_SUSPENDED: _ErrorReason.ValueType  # 103
-    """FAILED_PRECONDITION (suspend_time, suspend_reason). An operator has suspended the vault, and its callers can do nothing
-    until it is resumed. Streams end with it, and turns were cancelled. Ask the operator.
+    """FAILED_PRECONDITION (suspend_time, suspend_reason). An operator has suspended the vault, and its callers can do
+    nothing until it is resumed. Streams end with it, and turns were cancelled.
+    Retry: once mended.
+    Cure: Ask the operator, who resumes it with ResumeVault. The metadata has the operator's reason.
     """
     ERROR_REASON_VAULT_DELETED: _ErrorReason.ValueType  # 104
-    """FAILED_PRECONDITION (delete_time). The vault was deleted. Its ID can be used again once an operator has released it."""
+    """FAILED_PRECONDITION (delete_time). The vault was deleted.
+    Retry: once mended.
+    Cure: Use another vault. An operator can release its ID with ReleaseVault, for an empty vault of that ID.
+    """
     ERROR_REASON_IMPORT_INVALID: _ErrorReason.ValueType  # 121
     """INVALID_ARGUMENT (line, fault, detail). What is imported is not an export, or is damaged, or its IDs are taken by
-    something else in the vault. `line` counts from 1, `fault` is one of those in docs/export-and-import.md. Nothing was
-    stored. Do not repeat unchanged, but for `being_erased`.
+    something else in the vault. `line` counts from 1, `fault` is one of those in docs/export-and-import.md. Nothing
+    was stored.
+    Retry: changed.
+    Cure: Export again, or correct the line that the metadata names. For `being_erased`, wait until the erasing has
+    ended and repeat.
     """
     ERROR_REASON_IMPORT_RUNNING: _ErrorReason.ValueType  # 122
-    """FAILED_PRECONDITION. Another import into the vault goes on. Repeat once it has ended."""
+    """FAILED_PRECONDITION. Another import into the vault goes on.
+    Retry: once mended.
+    Cure: Wait until it has ended, or cancel its operation.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or a turn failed. `google.rpc.ErrorInfo.reason`, with domain `metamorph`, and
     `TurnError.reason` contain the name without the `ERROR_REASON_` prefix. Each comment gives the status code, the
-    metadata keys in parentheses, and whether repeating the call can help. Reasons are never renamed, but new ones are
-    added.
+    metadata keys in parentheses, what happened, whether the same call can be repeated (`yes`, `after the delay` of
+    RetryInfo, `with a new token`, `once mended`, only `changed`, or `no`), and what to do. Reasons are never renamed,
+    but new ones are added.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 1
-"""INTERNAL. The server failed; its log has details under the call ID. Repeating may help."""
+"""INTERNAL. The server failed; its log has details under the call ID.
+Retry: yes.
+Cure: Repeat a few times with backoff. If it lasts, report the call ID to the operator, who finds the exception in
+the log.
+"""
 ERROR_REASON_STORE_NOT_READY: ErrorReason.ValueType  # 2
-"""UNAVAILABLE. The store is not open, because the server is starting or about to stop. Repeat after RetryInfo."""
+"""UNAVAILABLE. The store is not open, because the server is starting or about to stop.
+Retry: after the delay.
+Cure: Wait. If it lasts, the operator looks at /health, which names the check that fails.
+"""
 ERROR_REASON_STORE_BUSY: ErrorReason.ValueType  # 3
-"""RESOURCE_EXHAUSTED. Too many reads or writes, of this vault or of all vaults, are waiting for the store. Nothing was
-stored. Repeat after RetryInfo.
+"""RESOURCE_EXHAUSTED. Too many reads or writes, of this vault or of all vaults, are waiting for the store. Nothing
+was stored.
+Retry: after the delay.
+Cure: Send less at a time. If it comes often, the operator looks at the metrics of the store, and at the disk.
 """
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 4
-"""RESOURCE_EXHAUSTED. The volume is full, or almost. Nothing was stored. Reading and deleting still work. Repeat
-after RetryInfo, once something is deleted or the operator has made room.
+"""RESOURCE_EXHAUSTED. The volume is full, or almost. Nothing was stored. Reading and deleting still work.
+Retry: after the delay.
+Cure: Delete what is not needed. The operator makes the volume larger, or prunes backups.
 """
 ERROR_REASON_SERVER_DRAINING: ErrorReason.ValueType  # 5
-"""UNAVAILABLE. The server is about to stop and starts no new turns. Repeat after RetryInfo. Resume streams with
-StreamTurn.
+"""UNAVAILABLE. The server is about to stop and starts no new turns.
+Retry: after the delay.
+Cure: Resume streams with StreamTurn. The next server accepts the call.
 """
 ERROR_REASON_OPERATION_TIMEOUT: ErrorReason.ValueType  # 6
 """DEADLINE_EXCEEDED (limit_milliseconds). The operation took too long in the store and was stopped. Nothing was
-stored. Repeat with less, such as a smaller page.
+stored.
+Retry: changed.
+Cure: Ask for less, such as a smaller page or a shorter period.
 """
 ERROR_REASON_SEARCH_TOO_BROAD: ErrorReason.ValueType  # 7
-"""RESOURCE_EXHAUSTED (limit_milliseconds). The search took too long and was stopped. Search for more or rarer words,
-or within a session.
+"""RESOURCE_EXHAUSTED (limit_milliseconds). The search took too long and was stopped.
+Retry: changed.
+Cure: Search for more or rarer words, or within a session.
 """
 ERROR_REASON_TOKEN_MISSING: ErrorReason.ValueType  # 10
-"""UNAUTHENTICATED. The `authorization` metadata is missing, repeated, or not a Bearer token. Do not repeat."""
+"""UNAUTHENTICATED. The `authorization` metadata is missing, repeated, or not a Bearer token.
+Retry: changed.
+Cure: Send exactly one entry, `Bearer <token>`. Look for a proxy or an interceptor that removes or adds one.
+"""
 ERROR_REASON_TOKEN_INVALID: ErrorReason.ValueType  # 11
-"""UNAUTHENTICATED. The token is malformed, not signed with a known key, or has unacceptable claims. Do not repeat."""
+"""UNAUTHENTICATED. The token is malformed, not signed with a known key, or has unacceptable claims.
+Retry: with a new token.
+Cure: Compare secret, algorithm, issuer, audience and the claims with the page on authentication. The server's log
+names the fault under the call ID.
+"""
 ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 12
-"""UNAUTHENTICATED. The token has expired. Repeat with a new one, or resume with StreamTurn."""
+"""UNAUTHENTICATED. The token has expired.
+Retry: with a new token.
+Cure: Give the client a function that returns a fresh token. Resume streams with StreamTurn. If it comes with fresh
+tokens, compare the clocks.
+"""
 ERROR_REASON_VAULT_HEADER_NOT_ALLOWED: ErrorReason.ValueType  # 13
-"""INVALID_ARGUMENT. `x-vault-id` was sent outside dev mode or together with a token. Do not repeat with it."""
+"""INVALID_ARGUMENT. `x-vault-id` was sent outside dev mode or together with a token.
+Retry: changed.
+Cure: Leave it out. Outside dev mode the token names the vault.
+"""
 ERROR_REASON_PERMISSION_MISSING: ErrorReason.ValueType  # 14
-"""PERMISSION_DENIED (permission). The token lacks a permission that the method requires. Do not repeat."""
+"""PERMISSION_DENIED (permission). The token lacks a permission that the method requires.
+Retry: with a new token.
+Cure: Mint a token with the permission in the metadata, if the caller is to have it. No permission implies another.
+"""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 15
-"""RESOURCE_EXHAUSTED. Too many calls by this caller, or too many refused tokens from its network. Repeat after
-RetryInfo.
+"""RESOURCE_EXHAUSTED. Too many calls by this caller, or too many refused tokens from its network.
+Retry: after the delay.
+Cure: Send less, or spread it. The operator can raise RATE_LIMIT_REQUESTS.
 """
 ERROR_REASON_TOKEN_REVOKED: ErrorReason.ValueType  # 16
-"""UNAUTHENTICATED. An operator has revoked the token, or its key has left the key set. Repeat with a new token, or
-resume with StreamTurn.
+"""UNAUTHENTICATED. An operator has revoked the token, or its key has left the key set.
+Retry: with a new token.
+Cure: Mint a new token, and resume streams with StreamTurn. If new ones are refused too, ask the operator why.
 """
 ERROR_REASON_IDENTITY_UNAVAILABLE: ErrorReason.ValueType  # 17
-"""UNAVAILABLE. The key set or the Emblem API, which is needed to verify this token, cannot be reached. Repeat after
-RetryInfo.
+"""UNAVAILABLE. The key set or the Emblem API, which is needed to verify this token, cannot be reached.
+Retry: after the delay.
+Cure: Wait. If it lasts, the operator checks that the server can reach EMBLEM_JWKS_URL or EMBLEM_API_URL.
 """
 ERROR_REASON_READER_TOO_SLOW: ErrorReason.ValueType  # 18
-"""ABORTED. The caller read nothing from the stream for a minute. Resume with StreamTurn."""
+"""ABORTED. The caller read nothing from the stream for a minute. The turn goes on.
+Retry: yes.
+Cure: Resume with StreamTurn after the last event. Read streams as they come, or cancel the call.
+"""
 ERROR_REASON_SENDER_TOO_SLOW: ErrorReason.ValueType  # 19
-"""ABORTED. The caller sent nothing for a minute. Nothing was stored. Repeat."""
+"""ABORTED. The caller sent nothing for a minute. Nothing was stored.
+Retry: yes.
+Cure: Begin again, and have the bytes at hand before the call begins.
+"""
 ERROR_REASON_REQUEST_MALFORMED: ErrorReason.ValueType  # 20
-"""INVALID_ARGUMENT. The request is not a protobuf message of the method's type, or contains invalid UTF-8. Do not
-repeat.
+"""INVALID_ARGUMENT. The request is not a protobuf message of the method's type, or contains invalid UTF-8.
+Retry: no.
+Cure: Check that the client is generated from this contract, and that texts are valid UTF-8.
 """
 ERROR_REASON_REQUEST_INVALID: ErrorReason.ValueType  # 21
-"""INVALID_ARGUMENT. A field breaks its rule. BadRequest has one entry per field. Do not repeat unchanged."""
+"""INVALID_ARGUMENT. A field breaks its rule. BadRequest has one entry per field.
+Retry: changed.
+Cure: Correct the fields that BadRequest names. The API page has the rules.
+"""
 ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 22
-"""INVALID_ARGUMENT. The page token does not belong to this query. Start again without one."""
+"""INVALID_ARGUMENT. The page token does not belong to this query.
+Retry: changed.
+Cure: Begin with the first page, and change nothing between pages but the token.
+"""
 ERROR_REASON_UPDATE_MASK_INVALID: ErrorReason.ValueType  # 23
-"""INVALID_ARGUMENT (path). The update mask is empty or names a field that cannot be set. Do not repeat unchanged."""
+"""INVALID_ARGUMENT (path). The update mask is empty or names a field that cannot be set.
+Retry: changed.
+Cure: Name the fields to change in update_mask, as the contract spells them. Output-only fields cannot be set.
+"""
 ERROR_REASON_CONTENT_TOO_LARGE: ErrorReason.ValueType  # 24
-"""INVALID_ARGUMENT (limit_bytes). The content is larger than the server accepts. Do not repeat unchanged."""
+"""INVALID_ARGUMENT (limit_bytes). The content is larger than the server accepts.
+Retry: changed.
+Cure: Shorten it, or upload it with UploadAttachment and refer to it. The limit is MAX_CONTENT_BYTES.
+"""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 25
-"""ALREADY_EXISTS (request_id). The request_id was used for another request. Repeat with a new one."""
+"""ALREADY_EXISTS (request_id). The request_id was used for another request.
+Retry: changed.
+Cure: Make a new UUID for each new request, and keep it for repetitions of the same request only.
+"""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 26
-"""ABORTED. The resource has changed since the etag was read. Read it again, then repeat."""
+"""ABORTED. The resource has changed since the etag was read.
+Retry: changed.
+Cure: Read it again, apply the change to what was read, and send its new etag.
+"""
 ERROR_REASON_MODEL_NOT_ACCEPTED: ErrorReason.ValueType  # 27
-"""INVALID_ARGUMENT (model). ListModels does not list the model. Do not repeat unchanged."""
+"""INVALID_ARGUMENT (model). ListModels does not list the model.
+Retry: changed.
+Cure: Choose one that ListModels returns, or leave the model out. The operator can add one to the catalog.
+"""
 ERROR_REASON_ATTACHMENT_TOO_LARGE: ErrorReason.ValueType  # 28
-"""INVALID_ARGUMENT (limit_bytes). The attachment is larger than the server accepts. Do not repeat unchanged."""
+"""INVALID_ARGUMENT (limit_bytes). The attachment is larger than the server accepts.
+Retry: changed.
+Cure: Make it smaller. The limit is MAX_ATTACHMENT_BYTES.
+"""
 ERROR_REASON_ATTACHMENT_TYPE_MISMATCH: ErrorReason.ValueType  # 29
-"""INVALID_ARGUMENT (media_type). The bytes do not match media_type. Do not repeat unchanged."""
+"""INVALID_ARGUMENT (media_type). The bytes do not match media_type.
+Retry: changed.
+Cure: State the type that the bytes have, not the one that the file's name suggests.
+"""
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 30
-"""NOT_FOUND (session_id). The caller's vault has no such session."""
+"""NOT_FOUND (session_id). The caller's vault has no such session.
+Retry: no.
+Cure: Check the ID, and that the token is of the vault that has the session. It may have been deleted.
+"""
 ERROR_REASON_MESSAGE_NOT_FOUND: ErrorReason.ValueType  # 31
-"""NOT_FOUND (message_id). The caller's vault, or the session, has no such message."""
+"""NOT_FOUND (message_id). The caller's vault, or the session, has no such message.
+Retry: no.
+Cure: Check the ID, the session and the vault. ListMessages has the messages that there are.
+"""
 ERROR_REASON_TURN_NOT_FOUND: ErrorReason.ValueType  # 32
-"""NOT_FOUND (turn_id). The caller's vault has no such turn."""
+"""NOT_FOUND (turn_id). The caller's vault has no such turn.
+Retry: no.
+Cure: Check the ID and the vault. A turn is deleted with its session.
+"""
 ERROR_REASON_BRANCH_BUSY: ErrorReason.ValueType  # 33
-"""FAILED_PRECONDITION (turn_id). A turn is still running on this branch. Follow it with StreamTurn, then repeat."""
+"""FAILED_PRECONDITION (turn_id). A turn is still running on this branch.
+Retry: once mended.
+Cure: Follow the turn in the metadata with StreamTurn, or stop it with CancelTurn, then repeat.
+"""
 ERROR_REASON_SEQUENCE_AHEAD: ErrorReason.ValueType  # 34
-"""OUT_OF_RANGE (last_sequence). The turn has no event with this sequence yet."""
+"""OUT_OF_RANGE (last_sequence). The turn has no event with this sequence yet.
+Retry: changed.
+Cure: Pass the sequence of the last event that was received from this turn, not from another one.
+"""
 ERROR_REASON_TOO_MANY_TURNS: ErrorReason.ValueType  # 35
-"""RESOURCE_EXHAUSTED (limit). The vault has the maximum number of running turns. Repeat after RetryInfo, once one has
-ended.
+"""RESOURCE_EXHAUSTED (limit). The vault has the maximum number of running turns.
+Retry: after the delay.
+Cure: Wait until one has ended, or cancel one. The operator can raise MAX_RUNNING_TURNS.
 """
 ERROR_REASON_ATTACHMENT_NOT_FOUND: ErrorReason.ValueType  # 36
-"""NOT_FOUND (attachment_id). The caller's vault has no such attachment."""
+"""NOT_FOUND (attachment_id). The caller's vault has no such attachment.
+Retry: no.
+Cure: Upload it again with UploadAttachment. An attachment that no message contains is deleted a day after its
+upload.
+"""
 ERROR_REASON_TOOL_RESULT_REQUIRED: ErrorReason.ValueType  # 37
 """FAILED_PRECONDITION (tool_use_ids). The previous reply called tools. The message must begin with exactly their
 results.
+Retry: changed.
+Cure: Send a result for each of the tool_use_ids first, one that says so for a tool that failed. To drop the calls,
+continue from an earlier message with parent_message_id.
 """
 ERROR_REASON_TOOL_RESULT_UNEXPECTED: ErrorReason.ValueType  # 38
-"""FAILED_PRECONDITION (tool_use_ids). These results do not answer tool calls of the previous reply."""
+"""FAILED_PRECONDITION (tool_use_ids). These results do not answer tool calls of the previous reply.
+Retry: changed.
+Cure: Send each result once, on the branch whose reply called the tool.
+"""
 ERROR_REASON_NOT_A_USER_MESSAGE: ErrorReason.ValueType  # 39
-"""FAILED_PRECONDITION (message_id). The message is a reply. Only user messages can be answered."""
+"""FAILED_PRECONDITION (message_id). The message is a reply. Only user messages can be answered.
+Retry: changed.
+Cure: Pass the parent of the reply, which is the message that it answers.
+"""
 ERROR_REASON_UPSTREAM_UNAUTHENTICATED: ErrorReason.ValueType  # 40
-"""In a turn: UNAVAILABLE. The model provider refused the server's own credentials. The operator must act."""
+"""In a turn: UNAVAILABLE. The model provider refused the server's own credentials.
+Retry: once mended.
+Cure: The operator sets an ANTHROPIC_API_KEY that is valid.
+"""
 ERROR_REASON_UPSTREAM_RATE_LIMITED: ErrorReason.ValueType  # 41
-"""In a turn: RESOURCE_EXHAUSTED. The model provider's rate limit is reached. Send again after retry_delay."""
+"""In a turn: RESOURCE_EXHAUSTED. The model provider's rate limit is reached.
+Retry: after the delay.
+Cure: Send again after the delay. If it comes often, the operator asks the provider for a higher limit, or limits
+turns per vault.
+"""
 ERROR_REASON_UPSTREAM_OVERLOADED: ErrorReason.ValueType  # 42
-"""In a turn: UNAVAILABLE. The model provider is overloaded. Send again after retry_delay."""
+"""In a turn: UNAVAILABLE. The model provider is overloaded.
+Retry: after the delay.
+Cure: Send again after the delay, or with another model.
+"""
 ERROR_REASON_UPSTREAM_REJECTED: ErrorReason.ValueType  # 43
-"""In a turn: INVALID_ARGUMENT (type). The model provider refused the request. Do not repeat unchanged. If it blames
-images or documents, the metadata has their attachment_ids, separated by commas: they are left out of later prompts
-until they are uploaded again. If it blames an earlier message, the metadata has its message_id: a note stands for
-it in later prompts, so that the message can be sent again. Otherwise it may have the field to blame. If that is
-content, or a block of it, the message is left out of the prompts of messages that follow it, until a regeneration
-of its reply succeeds. If it is options.tools, the tools of before stay in force. If the server had run tools in the
-turn, message_id may be that of the turn's own reply, which is left out of later prompts.
+"""In a turn: INVALID_ARGUMENT (type). The model provider refused the request. If it blames images or documents, the
+metadata has their attachment_ids, separated by commas: they are left out of later prompts until they are uploaded
+again. If it blames an earlier message, the metadata has its message_id: a note stands for it in later prompts, so
+that the message can be sent again. Otherwise it may have the field to blame. If that is content, or a block of it,
+the message is left out of the prompts of messages that follow it, until a regeneration of its reply succeeds. If
+it is options.tools, the tools of before stay in force. If the server had run tools in the turn, message_id may be
+that of the turn's own reply, which is left out of later prompts.
+Retry: changed.
+Cure: Correct what the message blames, then send again, or regenerate.
 """
 ERROR_REASON_UPSTREAM_UNAVAILABLE: ErrorReason.ValueType  # 44
-"""In a turn: UNAVAILABLE. The model provider cannot be reached or failed before it answered. Send again."""
+"""In a turn: UNAVAILABLE. The model provider cannot be reached or failed before it answered.
+Retry: yes.
+Cure: Send again. If it lasts, the operator checks the network and ANTHROPIC_BASE_URL.
+"""
 ERROR_REASON_UPSTREAM_INTERRUPTED: ErrorReason.ValueType  # 45
-"""In a turn: UNAVAILABLE. The reply was cut off by a dropped connection or an error. The partial reply is kept. Send
-again.
+"""In a turn: UNAVAILABLE. The reply was cut off by a dropped connection or an error. The partial reply is kept.
+Retry: yes.
+Cure: Send again to continue, or call RegenerateReply for a whole reply.
 """
 ERROR_REASON_UPSTREAM_STALLED: ErrorReason.ValueType  # 46
-"""In a turn: DEADLINE_EXCEEDED. The model provider stopped sending. The partial reply is kept. Send again."""
+"""In a turn: DEADLINE_EXCEEDED. The model provider stopped sending. The partial reply is kept.
+Retry: yes.
+Cure: Send again to continue, or call RegenerateReply for a whole reply.
+"""
 ERROR_REASON_TURN_TIMEOUT: ErrorReason.ValueType  # 47
-"""In a turn: DEADLINE_EXCEEDED. The turn exceeded its time limit, TURN_TIMEOUT_SECONDS. The partial reply is kept."""
+"""In a turn: DEADLINE_EXCEEDED. The turn exceeded its time limit, TURN_TIMEOUT_SECONDS. The partial reply is kept.
+Retry: changed.
+Cure: Ask for a shorter reply or less thinking, or send again to continue. The operator can raise the limit.
+"""
 ERROR_REASON_TURN_INTERRUPTED: ErrorReason.ValueType  # 48
-"""In a turn: ABORTED. The server stopped while the turn was running. The partial reply is kept. Send again to
-continue.
+"""In a turn: ABORTED. The server stopped while the turn was running. The partial reply is kept.
+Retry: yes.
+Cure: Send again to continue, or call RegenerateReply for a whole reply.
 """
 ERROR_REASON_UPSTREAM_SPEND_LIMIT: ErrorReason.ValueType  # 49
-"""In a turn: RESOURCE_EXHAUSTED. The server's own account with the model provider is out of credit. The operator must act."""
+"""In a turn: RESOURCE_EXHAUSTED. The server's own account with the model provider is out of credit.
+Retry: once mended.
+Cure: The operator adds credit, or raises the account's spend limit.
+"""
 ERROR_REASON_UPSTREAM_FAILED: ErrorReason.ValueType  # 68
-"""In a turn: UNAVAILABLE. The model provider reported an error that has no type. The partial reply is kept. Send
-again.
+"""In a turn: UNAVAILABLE. The model provider reported an error that has no type. The partial reply is kept.
+Retry: yes.
+Cure: Send again. The server's log has what the provider said.
 """
 ERROR_REASON_UPSTREAM_NOT_A_STREAM: ErrorReason.ValueType  # 69
 """In a turn: UNAVAILABLE (content_type). The model provider's address answers with a page or a document instead of a
-reply: it is not that of the Messages API, or a gateway does not stream. The operator must act.
+reply: it is not that of the Messages API, or a gateway does not stream.
+Retry: once mended.
+Cure: The operator corrects ANTHROPIC_BASE_URL, or lets the gateway stream.
 """
 ERROR_REASON_UPSTREAM_REDIRECTED: ErrorReason.ValueType  # 70
-"""In a turn: UNAVAILABLE. The model provider's address redirects to another one, which is not followed. The operator
-must act.
+"""In a turn: UNAVAILABLE. The model provider's address redirects to another one, which is not followed.
+Retry: once mended.
+Cure: The operator sets ANTHROPIC_BASE_URL to the address that it redirects to.
 """
 ERROR_REASON_MESSAGE_DELETED: ErrorReason.ValueType  # 60
-"""FAILED_PRECONDITION (message_id). The message's content was deleted. Do not repeat."""
+"""FAILED_PRECONDITION (message_id). The message's content was deleted.
+Retry: no.
+Cure: Send a new message instead.
+"""
 ERROR_REASON_BUDGET_EXCEEDED: ErrorReason.ValueType  # 61
 """RESOURCE_EXHAUSTED (subject, budget, limit, reset_time). A budget is used up: that of `vault`, of the `user` who
-calls, or of a label of the turn, as `label:key=value`. QuotaFailure names up to 8 that are, the vault's by `budget`
-alone, others as `subject/budget`. Repeat after RetryInfo.
+calls, or of a label of the turn, as `label:key=value`. QuotaFailure names up to 8 that are, the vault's by
+`budget` alone, others as `subject/budget`.
+Retry: after the delay.
+Cure: Wait until reset_time. GetUsage has what is left, and the page on budgets says who can raise which.
 """
 ERROR_REASON_STORAGE_QUOTA_EXCEEDED: ErrorReason.ValueType  # 66
 """RESOURCE_EXHAUSTED (limit_bytes, stored_bytes). The vault would store more than its quota. QuotaFailure names it.
-Nothing was stored. Repeat once something is deleted, or the operator has raised the quota.
+Nothing was stored.
+Retry: once mended.
+Cure: Delete sessions, memories or attachments, or ask the operator for a larger quota (UpdateVaultLimits).
 """
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 63
-"""INVALID_ARGUMENT (limit_bytes). The request is larger than its method accepts (max_request_bytes). Do not repeat
-unchanged.
+"""INVALID_ARGUMENT (limit_bytes). The request is larger than its method accepts (max_request_bytes).
+Retry: changed.
+Cure: Send less. Images and documents go through UploadAttachment.
 """
 ERROR_REASON_TOO_MANY_FIELDS: ErrorReason.ValueType  # 64
 """INVALID_ARGUMENT (message, limit). A message of the request has more fields and list entries than its rules allow,
-or the whole request has. Do not repeat unchanged.
+or the whole request has.
+Retry: changed.
+Cure: Split the request. A client that is generated from this contract sends no field twice.
 """
 ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED: ErrorReason.ValueType  # 65
 """RESOURCE_EXHAUSTED (limit_bytes). Requests of this vault, or of all vaults, take up the memory that they share.
-Repeat after RetryInfo.
+Retry: after the delay.
+Cure: Send fewer large requests at a time.
 """
 ERROR_REASON_BYTE_RATE_EXCEEDED: ErrorReason.ValueType  # 67
-"""RESOURCE_EXHAUSTED (bytes_per_second). Large requests of this vault arrive too fast. Repeat after RetryInfo, or
-upload attachments with UploadAttachment.
+"""RESOURCE_EXHAUSTED (bytes_per_second). Large requests of this vault arrive too fast.
+Retry: after the delay.
+Cure: Upload attachments with UploadAttachment once, and refer to them by ID.
 """
 ERROR_REASON_BACKUP_NOT_FOUND: ErrorReason.ValueType  # 71
-"""NOT_FOUND (name). There is no such backup. Do not repeat."""
+"""NOT_FOUND (name). There is no such backup.
+Retry: no.
+Cure: ListBackups has those that there are. Old ones are pruned.
+"""
 ERROR_REASON_BACKUP_BUSY: ErrorReason.ValueType  # 72
-"""FAILED_PRECONDITION (name). A backup is being made or verified, one at a time. Repeat once it is done."""
+"""FAILED_PRECONDITION (name). A backup is being made or verified, one at a time.
+Retry: once mended.
+Cure: Wait until it is done. GetBackup shows its state.
+"""
 ERROR_REASON_READ_ONLY: ErrorReason.ValueType  # 73
-"""FAILED_PRECONDITION (primary). This server serves a copy of the primary's database, and only reads. Repeat at the
-primary, whose address is given.
+"""FAILED_PRECONDITION (primary). This server serves a copy of the primary's database, and only reads.
+Retry: changed.
+Cure: Send writes to the primary, whose address is in the metadata.
 """
 ERROR_REASON_REVISION_COMPACTED: ErrorReason.ValueType  # 80
-"""OUT_OF_RANGE (oldest_revision). Changes after this revision are no longer kept. Read what you keep of the vault
-again, then watch from the revision that GetVault returns.
+"""OUT_OF_RANGE (oldest_revision). Changes after this revision are no longer kept.
+Retry: changed.
+Cure: Read what you keep of the vault again, then watch from the revision that GetVault returns.
 """
 ERROR_REASON_REVISION_AHEAD: ErrorReason.ValueType  # 81
-"""OUT_OF_RANGE (newest_revision). The vault does not have this revision: perhaps its server was restored from a backup.
-As for REVISION_COMPACTED.
+"""OUT_OF_RANGE (newest_revision). The vault does not have this revision: perhaps its server was restored from a
+backup.
+Retry: changed.
+Cure: As for REVISION_COMPACTED: read again what you keep, then watch from the revision that GetVault returns.
 """
 ERROR_REASON_REVISION_REPLACED: ErrorReason.ValueType  # 83
-"""OUT_OF_RANGE (revision). The vault has another entry at this revision than the one that after_mark is of: its server
-was restored from a backup. As for REVISION_COMPACTED.
+"""OUT_OF_RANGE (revision). The vault has another entry at this revision than the one that after_mark is of: its
+server was restored from a backup.
+Retry: changed.
+Cure: As for REVISION_COMPACTED: read again what you keep, then watch from the revision that GetVault returns.
 """
 ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 82
-"""UNAVAILABLE (newest_revision). The server's store does not have this revision of the vault yet. Repeat after
-RetryInfo, or at the primary.
+"""UNAVAILABLE (newest_revision). The server's store does not have this revision of the vault yet.
+Retry: after the delay.
+Cure: Wait, or read from the primary.
 """
 ERROR_REASON_ENCRYPTION_NOT_CONFIGURED: ErrorReason.ValueType  # 90
-"""FAILED_PRECONDITION. The server has no key to encrypt with, so it stores no secrets. The operator must set
-TOKEN_ENCRYPTION_KEY.
+"""FAILED_PRECONDITION. The server has no key to encrypt with, so it stores no secrets.
+Retry: once mended.
+Cure: The operator sets TOKEN_ENCRYPTION_KEY, and keeps a copy of it.
 """
 ERROR_REASON_KEY_UNAVAILABLE: ErrorReason.ValueType  # 91
-"""FAILED_PRECONDITION (key_id). What is asked for is encrypted, and the key that is needed to read it is not there. The
-operator must give the server the key again.
+"""FAILED_PRECONDITION (key_id). What is asked for is encrypted, and the key that is needed to read it is not there.
+Retry: once mended.
+Cure: The operator gives the server the key of the metadata again, for instance in TOKEN_ENCRYPTION_KEY_PREVIOUS.
 """
 ERROR_REASON_CIPHERTEXT_DAMAGED: ErrorReason.ValueType  # 92
-"""DATA_LOSS (key_id). What is encrypted with this key was changed, or is not where it was stored. The operator must
-restore a backup, or the caller put the secret again.
+"""DATA_LOSS (key_id). What is encrypted with this key was changed, or is not where it was stored.
+Retry: no.
+Cure: Put the secret again, or have the operator restore a backup. Find out who changed the database.
 """
 ERROR_REASON_SECRET_NOT_FOUND: ErrorReason.ValueType  # 93
-"""NOT_FOUND (name). The caller's vault has no such secret, or it has expired."""
+"""NOT_FOUND (name). The caller's vault has no such secret, or it has expired.
+Retry: no.
+Cure: Check the name and the vault, or put the secret with PutSecret.
+"""
 ERROR_REASON_SECRET_VERSION_NOT_FOUND: ErrorReason.ValueType  # 94
-"""NOT_FOUND (name, version). The secret has no such version, or not any more: the newest 20 are kept."""
+"""NOT_FOUND (name, version). The secret has no such version, or not any more: the newest 20 are kept.
+Retry: no.
+Cure: ListSecretVersions has those that there are. Version 0 is the newest one.
+"""
 ERROR_REASON_SECRET_VERSION_DESTROYED: ErrorReason.ValueType  # 95
-"""FAILED_PRECONDITION (name, version). The value of this version was destroyed. Do not repeat."""
+"""FAILED_PRECONDITION (name, version). The value of this version was destroyed.
+Retry: no.
+Cure: Read another version, or put the secret again.
+"""
 ERROR_REASON_SECRET_VERSION_MISMATCH: ErrorReason.ValueType  # 96
-"""ABORTED (version). The newest version of the secret is not expected_version but this one, 0 if there is none. Read the
-secret again, then repeat.
+"""ABORTED (version). The newest version of the secret is not expected_version but this one, 0 if there is none.
+Retry: changed.
+Cure: Read the secret again, decide whether to replace it, and pass the version in the metadata.
 """
 ERROR_REASON_OPERATION_NOT_FOUND: ErrorReason.ValueType  # 110
-"""NOT_FOUND (operation_id). The caller's vault has no such operation, or not any more: they are kept for 30 days."""
+"""NOT_FOUND (operation_id). The caller's vault has no such operation, or not any more: they are kept for 30 days.
+Retry: no.
+Cure: Check the ID and the vault. ListOperations has those that there are.
+"""
 ERROR_REASON_OPERATION_NOT_CANCELLABLE: ErrorReason.ValueType  # 111
-"""FAILED_PRECONDITION (operation_id). Operations of this kind cannot be cancelled, or not any more. Do not repeat."""
+"""FAILED_PRECONDITION (operation_id). Operations of this kind cannot be cancelled, or not any more.
+Retry: no.
+Cure: Let it end.
+"""
 ERROR_REASON_TOO_MANY_OPERATIONS: ErrorReason.ValueType  # 112
-"""RESOURCE_EXHAUSTED (limit). So many operations of the vault go on already. Repeat after RetryInfo."""
+"""RESOURCE_EXHAUSTED (limit). So many operations of the vault go on already.
+Retry: after the delay.
+Cure: Wait until one has ended, or cancel one with CancelOperation.
+"""
 ERROR_REASON_OPERATION_CANCELLED: ErrorReason.ValueType  # 113
-"""ABORTED. Of an operation: it was cancelled."""
+"""ABORTED. Of an operation: it was cancelled.
+Retry: yes.
+Cure: Begin it again if it is still wanted.
+"""
 ERROR_REASON_OPERATION_INTERRUPTED: ErrorReason.ValueType  # 114
-"""ABORTED. Of an operation: the server stopped before its end. Begin it again."""
+"""ABORTED. Of an operation: the server stopped before its end.
+Retry: yes.
+Cure: Begin it again.
+"""
 ERROR_REASON_MEMORY_NOT_FOUND: ErrorReason.ValueType  # 100
-"""NOT_FOUND (memory_id). The caller's vault has no such memory, or it has expired."""
+"""NOT_FOUND (memory_id). The caller's vault has no such memory, or it has expired.
+Retry: no.
+Cure: Check the ID and the vault. ListMemories has those that there are.
+"""
 ERROR_REASON_MEMORY_EXISTS: ErrorReason.ValueType  # 101
-"""ALREADY_EXISTS (memory_id). Another memory, whose ID is given, has this type and content. Change that one instead."""
+"""ALREADY_EXISTS (memory_id). Another memory, whose ID is given, has this type and content.
+Retry: changed.
+Cure: Change that memory instead, and delete this one if both mean the same.
+"""
 ERROR_REASON_MEMORY_LIMIT_EXCEEDED: ErrorReason.ValueType  # 102
 """RESOURCE_EXHAUSTED (limit). The vault has as many memories as the server allows. QuotaFailure names the limit.
-Nothing was stored. Repeat once some are deleted, for instance those that were not used for the longest time.
+Nothing was stored.
+Retry: once mended.
+Cure: Delete some, for instance those that ListMemories has as not used for the longest time.
 """
 ERROR_REASON_EXPORT_NOT_FOUND: ErrorReason.ValueType  # 120
 """NOT_FOUND (export_id). The caller's vault has no such export: it has expired, another one has replaced it, or the
-server has stopped while it was written. Begin a new one.
+server has stopped while it was written.
+Retry: changed.
+Cure: Begin a new one, without an export_id.
 """
 ERROR_REASON_CONFIRMATION_MISMATCH: ErrorReason.ValueType  # 115
-"""INVALID_ARGUMENT (vault_id). The confirmation is not the ID of the caller's vault. Nothing was deleted."""
+"""INVALID_ARGUMENT (vault_id). The confirmation is not the ID of the caller's vault. Nothing was deleted.
+Retry: changed.
+Cure: Pass the ID that WhoAmI returns, and make sure that this is the vault to delete.
+"""
 ERROR_REASON_VAULT_NOT_DELETED: ErrorReason.ValueType  # 116
-"""FAILED_PRECONDITION. The vault is not deleted, so there is nothing to release."""
+"""FAILED_PRECONDITION. The vault is not deleted, so there is nothing to release.
+Retry: no.
+Cure: Check the vault's ID.
+"""
 ERROR_REASON_VAULT_BEING_ERASED: ErrorReason.ValueType  # 117
-"""FAILED_PRECONDITION (operation_id). The vault is still being erased. Repeat once that operation has ended."""
+"""FAILED_PRECONDITION (operation_id). The vault is still being erased.
+Retry: once mended.
+Cure: Wait until the operation in the metadata has ended: GetAnyOperation shows its progress.
+"""
 ERROR_REASON_VAULT_SUSPENDED: ErrorReason.ValueType  # 103
-"""FAILED_PRECONDITION (suspend_time, suspend_reason). An operator has suspended the vault, and its callers can do nothing
-until it is resumed. Streams end with it, and turns were cancelled. Ask the operator.
+"""FAILED_PRECONDITION (suspend_time, suspend_reason). An operator has suspended the vault, and its callers can do
+nothing until it is resumed. Streams end with it, and turns were cancelled.
+Retry: once mended.
+Cure: Ask the operator, who resumes it with ResumeVault. The metadata has the operator's reason.
 """
 ERROR_REASON_VAULT_DELETED: ErrorReason.ValueType  # 104
-"""FAILED_PRECONDITION (delete_time). The vault was deleted. Its ID can be used again once an operator has released it."""
+"""FAILED_PRECONDITION (delete_time). The vault was deleted.
+Retry: once mended.
+Cure: Use another vault. An operator can release its ID with ReleaseVault, for an empty vault of that ID.
+"""
 ERROR_REASON_IMPORT_INVALID: ErrorReason.ValueType  # 121
 """INVALID_ARGUMENT (line, fault, detail). What is imported is not an export, or is damaged, or its IDs are taken by
-something else in the vault. `line` counts from 1, `fault` is one of those in docs/export-and-import.md. Nothing was
-stored. Do not repeat unchanged, but for `being_erased`.
+something else in the vault. `line` counts from 1, `fault` is one of those in docs/export-and-import.md. Nothing
+was stored.
+Retry: changed.
+Cure: Export again, or correct the line that the metadata names. For `being_erased`, wait until the erasing has
+ended and repeat.
 """
 ERROR_REASON_IMPORT_RUNNING: ErrorReason.ValueType  # 122
-"""FAILED_PRECONDITION. Another import into the vault goes on. Repeat once it has ended."""
+"""FAILED_PRECONDITION. Another import into the vault goes on.
+Retry: once mended.
+Cure: Wait until it has ended, or cancel its operation.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

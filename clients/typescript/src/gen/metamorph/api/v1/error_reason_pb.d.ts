@@ -14,8 +14,9 @@ export declare const file_metamorph_api_v1_error_reason: GenFile;
 /**
  * Why a call was refused or a turn failed. `google.rpc.ErrorInfo.reason`, with domain `metamorph`, and
  * `TurnError.reason` contain the name without the `ERROR_REASON_` prefix. Each comment gives the status code, the
- * metadata keys in parentheses, and whether repeating the call can help. Reasons are never renamed, but new ones are
- * added.
+ * metadata keys in parentheses, what happened, whether the same call can be repeated (`yes`, `after the delay` of
+ * RetryInfo, `with a new token`, `once mended`, only `changed`, or `no`), and what to do. Reasons are never renamed,
+ * but new ones are added.
  *
  * @generated from enum metamorph.api.v1.ErrorReason
  */
@@ -28,38 +29,47 @@ export enum ErrorReason {
   UNSPECIFIED = 0,
 
   /**
-   * INTERNAL. The server failed; its log has details under the call ID. Repeating may help.
+   * INTERNAL. The server failed; its log has details under the call ID.
+   * Retry: yes.
+   * Cure: Repeat a few times with backoff. If it lasts, report the call ID to the operator, who finds the exception in
+   * the log.
    *
    * @generated from enum value: ERROR_REASON_INTERNAL = 1;
    */
   INTERNAL = 1,
 
   /**
-   * UNAVAILABLE. The store is not open, because the server is starting or about to stop. Repeat after RetryInfo.
+   * UNAVAILABLE. The store is not open, because the server is starting or about to stop.
+   * Retry: after the delay.
+   * Cure: Wait. If it lasts, the operator looks at /health, which names the check that fails.
    *
    * @generated from enum value: ERROR_REASON_STORE_NOT_READY = 2;
    */
   STORE_NOT_READY = 2,
 
   /**
-   * RESOURCE_EXHAUSTED. Too many reads or writes, of this vault or of all vaults, are waiting for the store. Nothing was
-   * stored. Repeat after RetryInfo.
+   * RESOURCE_EXHAUSTED. Too many reads or writes, of this vault or of all vaults, are waiting for the store. Nothing
+   * was stored.
+   * Retry: after the delay.
+   * Cure: Send less at a time. If it comes often, the operator looks at the metrics of the store, and at the disk.
    *
    * @generated from enum value: ERROR_REASON_STORE_BUSY = 3;
    */
   STORE_BUSY = 3,
 
   /**
-   * RESOURCE_EXHAUSTED. The volume is full, or almost. Nothing was stored. Reading and deleting still work. Repeat
-   * after RetryInfo, once something is deleted or the operator has made room.
+   * RESOURCE_EXHAUSTED. The volume is full, or almost. Nothing was stored. Reading and deleting still work.
+   * Retry: after the delay.
+   * Cure: Delete what is not needed. The operator makes the volume larger, or prunes backups.
    *
    * @generated from enum value: ERROR_REASON_STORAGE_FULL = 4;
    */
   STORAGE_FULL = 4,
 
   /**
-   * UNAVAILABLE. The server is about to stop and starts no new turns. Repeat after RetryInfo. Resume streams with
-   * StreamTurn.
+   * UNAVAILABLE. The server is about to stop and starts no new turns.
+   * Retry: after the delay.
+   * Cure: Resume streams with StreamTurn. The next server accepts the call.
    *
    * @generated from enum value: ERROR_REASON_SERVER_DRAINING = 5;
    */
@@ -67,159 +77,200 @@ export enum ErrorReason {
 
   /**
    * DEADLINE_EXCEEDED (limit_milliseconds). The operation took too long in the store and was stopped. Nothing was
-   * stored. Repeat with less, such as a smaller page.
+   * stored.
+   * Retry: changed.
+   * Cure: Ask for less, such as a smaller page or a shorter period.
    *
    * @generated from enum value: ERROR_REASON_OPERATION_TIMEOUT = 6;
    */
   OPERATION_TIMEOUT = 6,
 
   /**
-   * RESOURCE_EXHAUSTED (limit_milliseconds). The search took too long and was stopped. Search for more or rarer words,
-   * or within a session.
+   * RESOURCE_EXHAUSTED (limit_milliseconds). The search took too long and was stopped.
+   * Retry: changed.
+   * Cure: Search for more or rarer words, or within a session.
    *
    * @generated from enum value: ERROR_REASON_SEARCH_TOO_BROAD = 7;
    */
   SEARCH_TOO_BROAD = 7,
 
   /**
-   * UNAUTHENTICATED. The `authorization` metadata is missing, repeated, or not a Bearer token. Do not repeat.
+   * UNAUTHENTICATED. The `authorization` metadata is missing, repeated, or not a Bearer token.
+   * Retry: changed.
+   * Cure: Send exactly one entry, `Bearer <token>`. Look for a proxy or an interceptor that removes or adds one.
    *
    * @generated from enum value: ERROR_REASON_TOKEN_MISSING = 10;
    */
   TOKEN_MISSING = 10,
 
   /**
-   * UNAUTHENTICATED. The token is malformed, not signed with a known key, or has unacceptable claims. Do not repeat.
+   * UNAUTHENTICATED. The token is malformed, not signed with a known key, or has unacceptable claims.
+   * Retry: with a new token.
+   * Cure: Compare secret, algorithm, issuer, audience and the claims with the page on authentication. The server's log
+   * names the fault under the call ID.
    *
    * @generated from enum value: ERROR_REASON_TOKEN_INVALID = 11;
    */
   TOKEN_INVALID = 11,
 
   /**
-   * UNAUTHENTICATED. The token has expired. Repeat with a new one, or resume with StreamTurn.
+   * UNAUTHENTICATED. The token has expired.
+   * Retry: with a new token.
+   * Cure: Give the client a function that returns a fresh token. Resume streams with StreamTurn. If it comes with fresh
+   * tokens, compare the clocks.
    *
    * @generated from enum value: ERROR_REASON_TOKEN_EXPIRED = 12;
    */
   TOKEN_EXPIRED = 12,
 
   /**
-   * INVALID_ARGUMENT. `x-vault-id` was sent outside dev mode or together with a token. Do not repeat with it.
+   * INVALID_ARGUMENT. `x-vault-id` was sent outside dev mode or together with a token.
+   * Retry: changed.
+   * Cure: Leave it out. Outside dev mode the token names the vault.
    *
    * @generated from enum value: ERROR_REASON_VAULT_HEADER_NOT_ALLOWED = 13;
    */
   VAULT_HEADER_NOT_ALLOWED = 13,
 
   /**
-   * PERMISSION_DENIED (permission). The token lacks a permission that the method requires. Do not repeat.
+   * PERMISSION_DENIED (permission). The token lacks a permission that the method requires.
+   * Retry: with a new token.
+   * Cure: Mint a token with the permission in the metadata, if the caller is to have it. No permission implies another.
    *
    * @generated from enum value: ERROR_REASON_PERMISSION_MISSING = 14;
    */
   PERMISSION_MISSING = 14,
 
   /**
-   * RESOURCE_EXHAUSTED. Too many calls by this caller, or too many refused tokens from its network. Repeat after
-   * RetryInfo.
+   * RESOURCE_EXHAUSTED. Too many calls by this caller, or too many refused tokens from its network.
+   * Retry: after the delay.
+   * Cure: Send less, or spread it. The operator can raise RATE_LIMIT_REQUESTS.
    *
    * @generated from enum value: ERROR_REASON_RATE_LIMITED = 15;
    */
   RATE_LIMITED = 15,
 
   /**
-   * UNAUTHENTICATED. An operator has revoked the token, or its key has left the key set. Repeat with a new token, or
-   * resume with StreamTurn.
+   * UNAUTHENTICATED. An operator has revoked the token, or its key has left the key set.
+   * Retry: with a new token.
+   * Cure: Mint a new token, and resume streams with StreamTurn. If new ones are refused too, ask the operator why.
    *
    * @generated from enum value: ERROR_REASON_TOKEN_REVOKED = 16;
    */
   TOKEN_REVOKED = 16,
 
   /**
-   * UNAVAILABLE. The key set or the Emblem API, which is needed to verify this token, cannot be reached. Repeat after
-   * RetryInfo.
+   * UNAVAILABLE. The key set or the Emblem API, which is needed to verify this token, cannot be reached.
+   * Retry: after the delay.
+   * Cure: Wait. If it lasts, the operator checks that the server can reach EMBLEM_JWKS_URL or EMBLEM_API_URL.
    *
    * @generated from enum value: ERROR_REASON_IDENTITY_UNAVAILABLE = 17;
    */
   IDENTITY_UNAVAILABLE = 17,
 
   /**
-   * ABORTED. The caller read nothing from the stream for a minute. Resume with StreamTurn.
+   * ABORTED. The caller read nothing from the stream for a minute. The turn goes on.
+   * Retry: yes.
+   * Cure: Resume with StreamTurn after the last event. Read streams as they come, or cancel the call.
    *
    * @generated from enum value: ERROR_REASON_READER_TOO_SLOW = 18;
    */
   READER_TOO_SLOW = 18,
 
   /**
-   * ABORTED. The caller sent nothing for a minute. Nothing was stored. Repeat.
+   * ABORTED. The caller sent nothing for a minute. Nothing was stored.
+   * Retry: yes.
+   * Cure: Begin again, and have the bytes at hand before the call begins.
    *
    * @generated from enum value: ERROR_REASON_SENDER_TOO_SLOW = 19;
    */
   SENDER_TOO_SLOW = 19,
 
   /**
-   * INVALID_ARGUMENT. The request is not a protobuf message of the method's type, or contains invalid UTF-8. Do not
-   * repeat.
+   * INVALID_ARGUMENT. The request is not a protobuf message of the method's type, or contains invalid UTF-8.
+   * Retry: no.
+   * Cure: Check that the client is generated from this contract, and that texts are valid UTF-8.
    *
    * @generated from enum value: ERROR_REASON_REQUEST_MALFORMED = 20;
    */
   REQUEST_MALFORMED = 20,
 
   /**
-   * INVALID_ARGUMENT. A field breaks its rule. BadRequest has one entry per field. Do not repeat unchanged.
+   * INVALID_ARGUMENT. A field breaks its rule. BadRequest has one entry per field.
+   * Retry: changed.
+   * Cure: Correct the fields that BadRequest names. The API page has the rules.
    *
    * @generated from enum value: ERROR_REASON_REQUEST_INVALID = 21;
    */
   REQUEST_INVALID = 21,
 
   /**
-   * INVALID_ARGUMENT. The page token does not belong to this query. Start again without one.
+   * INVALID_ARGUMENT. The page token does not belong to this query.
+   * Retry: changed.
+   * Cure: Begin with the first page, and change nothing between pages but the token.
    *
    * @generated from enum value: ERROR_REASON_PAGE_TOKEN_INVALID = 22;
    */
   PAGE_TOKEN_INVALID = 22,
 
   /**
-   * INVALID_ARGUMENT (path). The update mask is empty or names a field that cannot be set. Do not repeat unchanged.
+   * INVALID_ARGUMENT (path). The update mask is empty or names a field that cannot be set.
+   * Retry: changed.
+   * Cure: Name the fields to change in update_mask, as the contract spells them. Output-only fields cannot be set.
    *
    * @generated from enum value: ERROR_REASON_UPDATE_MASK_INVALID = 23;
    */
   UPDATE_MASK_INVALID = 23,
 
   /**
-   * INVALID_ARGUMENT (limit_bytes). The content is larger than the server accepts. Do not repeat unchanged.
+   * INVALID_ARGUMENT (limit_bytes). The content is larger than the server accepts.
+   * Retry: changed.
+   * Cure: Shorten it, or upload it with UploadAttachment and refer to it. The limit is MAX_CONTENT_BYTES.
    *
    * @generated from enum value: ERROR_REASON_CONTENT_TOO_LARGE = 24;
    */
   CONTENT_TOO_LARGE = 24,
 
   /**
-   * ALREADY_EXISTS (request_id). The request_id was used for another request. Repeat with a new one.
+   * ALREADY_EXISTS (request_id). The request_id was used for another request.
+   * Retry: changed.
+   * Cure: Make a new UUID for each new request, and keep it for repetitions of the same request only.
    *
    * @generated from enum value: ERROR_REASON_REQUEST_ID_REUSED = 25;
    */
   REQUEST_ID_REUSED = 25,
 
   /**
-   * ABORTED. The resource has changed since the etag was read. Read it again, then repeat.
+   * ABORTED. The resource has changed since the etag was read.
+   * Retry: changed.
+   * Cure: Read it again, apply the change to what was read, and send its new etag.
    *
    * @generated from enum value: ERROR_REASON_ETAG_MISMATCH = 26;
    */
   ETAG_MISMATCH = 26,
 
   /**
-   * INVALID_ARGUMENT (model). ListModels does not list the model. Do not repeat unchanged.
+   * INVALID_ARGUMENT (model). ListModels does not list the model.
+   * Retry: changed.
+   * Cure: Choose one that ListModels returns, or leave the model out. The operator can add one to the catalog.
    *
    * @generated from enum value: ERROR_REASON_MODEL_NOT_ACCEPTED = 27;
    */
   MODEL_NOT_ACCEPTED = 27,
 
   /**
-   * INVALID_ARGUMENT (limit_bytes). The attachment is larger than the server accepts. Do not repeat unchanged.
+   * INVALID_ARGUMENT (limit_bytes). The attachment is larger than the server accepts.
+   * Retry: changed.
+   * Cure: Make it smaller. The limit is MAX_ATTACHMENT_BYTES.
    *
    * @generated from enum value: ERROR_REASON_ATTACHMENT_TOO_LARGE = 28;
    */
   ATTACHMENT_TOO_LARGE = 28,
 
   /**
-   * INVALID_ARGUMENT (media_type). The bytes do not match media_type. Do not repeat unchanged.
+   * INVALID_ARGUMENT (media_type). The bytes do not match media_type.
+   * Retry: changed.
+   * Cure: State the type that the bytes have, not the one that the file's name suggests.
    *
    * @generated from enum value: ERROR_REASON_ATTACHMENT_TYPE_MISMATCH = 29;
    */
@@ -227,6 +278,8 @@ export enum ErrorReason {
 
   /**
    * NOT_FOUND (session_id). The caller's vault has no such session.
+   * Retry: no.
+   * Cure: Check the ID, and that the token is of the vault that has the session. It may have been deleted.
    *
    * @generated from enum value: ERROR_REASON_SESSION_NOT_FOUND = 30;
    */
@@ -234,6 +287,8 @@ export enum ErrorReason {
 
   /**
    * NOT_FOUND (message_id). The caller's vault, or the session, has no such message.
+   * Retry: no.
+   * Cure: Check the ID, the session and the vault. ListMessages has the messages that there are.
    *
    * @generated from enum value: ERROR_REASON_MESSAGE_NOT_FOUND = 31;
    */
@@ -241,13 +296,17 @@ export enum ErrorReason {
 
   /**
    * NOT_FOUND (turn_id). The caller's vault has no such turn.
+   * Retry: no.
+   * Cure: Check the ID and the vault. A turn is deleted with its session.
    *
    * @generated from enum value: ERROR_REASON_TURN_NOT_FOUND = 32;
    */
   TURN_NOT_FOUND = 32,
 
   /**
-   * FAILED_PRECONDITION (turn_id). A turn is still running on this branch. Follow it with StreamTurn, then repeat.
+   * FAILED_PRECONDITION (turn_id). A turn is still running on this branch.
+   * Retry: once mended.
+   * Cure: Follow the turn in the metadata with StreamTurn, or stop it with CancelTurn, then repeat.
    *
    * @generated from enum value: ERROR_REASON_BRANCH_BUSY = 33;
    */
@@ -255,14 +314,17 @@ export enum ErrorReason {
 
   /**
    * OUT_OF_RANGE (last_sequence). The turn has no event with this sequence yet.
+   * Retry: changed.
+   * Cure: Pass the sequence of the last event that was received from this turn, not from another one.
    *
    * @generated from enum value: ERROR_REASON_SEQUENCE_AHEAD = 34;
    */
   SEQUENCE_AHEAD = 34,
 
   /**
-   * RESOURCE_EXHAUSTED (limit). The vault has the maximum number of running turns. Repeat after RetryInfo, once one has
-   * ended.
+   * RESOURCE_EXHAUSTED (limit). The vault has the maximum number of running turns.
+   * Retry: after the delay.
+   * Cure: Wait until one has ended, or cancel one. The operator can raise MAX_RUNNING_TURNS.
    *
    * @generated from enum value: ERROR_REASON_TOO_MANY_TURNS = 35;
    */
@@ -270,6 +332,9 @@ export enum ErrorReason {
 
   /**
    * NOT_FOUND (attachment_id). The caller's vault has no such attachment.
+   * Retry: no.
+   * Cure: Upload it again with UploadAttachment. An attachment that no message contains is deleted a day after its
+   * upload.
    *
    * @generated from enum value: ERROR_REASON_ATTACHMENT_NOT_FOUND = 36;
    */
@@ -278,6 +343,9 @@ export enum ErrorReason {
   /**
    * FAILED_PRECONDITION (tool_use_ids). The previous reply called tools. The message must begin with exactly their
    * results.
+   * Retry: changed.
+   * Cure: Send a result for each of the tool_use_ids first, one that says so for a tool that failed. To drop the calls,
+   * continue from an earlier message with parent_message_id.
    *
    * @generated from enum value: ERROR_REASON_TOOL_RESULT_REQUIRED = 37;
    */
@@ -285,6 +353,8 @@ export enum ErrorReason {
 
   /**
    * FAILED_PRECONDITION (tool_use_ids). These results do not answer tool calls of the previous reply.
+   * Retry: changed.
+   * Cure: Send each result once, on the branch whose reply called the tool.
    *
    * @generated from enum value: ERROR_REASON_TOOL_RESULT_UNEXPECTED = 38;
    */
@@ -292,62 +362,78 @@ export enum ErrorReason {
 
   /**
    * FAILED_PRECONDITION (message_id). The message is a reply. Only user messages can be answered.
+   * Retry: changed.
+   * Cure: Pass the parent of the reply, which is the message that it answers.
    *
    * @generated from enum value: ERROR_REASON_NOT_A_USER_MESSAGE = 39;
    */
   NOT_A_USER_MESSAGE = 39,
 
   /**
-   * In a turn: UNAVAILABLE. The model provider refused the server's own credentials. The operator must act.
+   * In a turn: UNAVAILABLE. The model provider refused the server's own credentials.
+   * Retry: once mended.
+   * Cure: The operator sets an ANTHROPIC_API_KEY that is valid.
    *
    * @generated from enum value: ERROR_REASON_UPSTREAM_UNAUTHENTICATED = 40;
    */
   UPSTREAM_UNAUTHENTICATED = 40,
 
   /**
-   * In a turn: RESOURCE_EXHAUSTED. The model provider's rate limit is reached. Send again after retry_delay.
+   * In a turn: RESOURCE_EXHAUSTED. The model provider's rate limit is reached.
+   * Retry: after the delay.
+   * Cure: Send again after the delay. If it comes often, the operator asks the provider for a higher limit, or limits
+   * turns per vault.
    *
    * @generated from enum value: ERROR_REASON_UPSTREAM_RATE_LIMITED = 41;
    */
   UPSTREAM_RATE_LIMITED = 41,
 
   /**
-   * In a turn: UNAVAILABLE. The model provider is overloaded. Send again after retry_delay.
+   * In a turn: UNAVAILABLE. The model provider is overloaded.
+   * Retry: after the delay.
+   * Cure: Send again after the delay, or with another model.
    *
    * @generated from enum value: ERROR_REASON_UPSTREAM_OVERLOADED = 42;
    */
   UPSTREAM_OVERLOADED = 42,
 
   /**
-   * In a turn: INVALID_ARGUMENT (type). The model provider refused the request. Do not repeat unchanged. If it blames
-   * images or documents, the metadata has their attachment_ids, separated by commas: they are left out of later prompts
-   * until they are uploaded again. If it blames an earlier message, the metadata has its message_id: a note stands for
-   * it in later prompts, so that the message can be sent again. Otherwise it may have the field to blame. If that is
-   * content, or a block of it, the message is left out of the prompts of messages that follow it, until a regeneration
-   * of its reply succeeds. If it is options.tools, the tools of before stay in force. If the server had run tools in the
-   * turn, message_id may be that of the turn's own reply, which is left out of later prompts.
+   * In a turn: INVALID_ARGUMENT (type). The model provider refused the request. If it blames images or documents, the
+   * metadata has their attachment_ids, separated by commas: they are left out of later prompts until they are uploaded
+   * again. If it blames an earlier message, the metadata has its message_id: a note stands for it in later prompts, so
+   * that the message can be sent again. Otherwise it may have the field to blame. If that is content, or a block of it,
+   * the message is left out of the prompts of messages that follow it, until a regeneration of its reply succeeds. If
+   * it is options.tools, the tools of before stay in force. If the server had run tools in the turn, message_id may be
+   * that of the turn's own reply, which is left out of later prompts.
+   * Retry: changed.
+   * Cure: Correct what the message blames, then send again, or regenerate.
    *
    * @generated from enum value: ERROR_REASON_UPSTREAM_REJECTED = 43;
    */
   UPSTREAM_REJECTED = 43,
 
   /**
-   * In a turn: UNAVAILABLE. The model provider cannot be reached or failed before it answered. Send again.
+   * In a turn: UNAVAILABLE. The model provider cannot be reached or failed before it answered.
+   * Retry: yes.
+   * Cure: Send again. If it lasts, the operator checks the network and ANTHROPIC_BASE_URL.
    *
    * @generated from enum value: ERROR_REASON_UPSTREAM_UNAVAILABLE = 44;
    */
   UPSTREAM_UNAVAILABLE = 44,
 
   /**
-   * In a turn: UNAVAILABLE. The reply was cut off by a dropped connection or an error. The partial reply is kept. Send
-   * again.
+   * In a turn: UNAVAILABLE. The reply was cut off by a dropped connection or an error. The partial reply is kept.
+   * Retry: yes.
+   * Cure: Send again to continue, or call RegenerateReply for a whole reply.
    *
    * @generated from enum value: ERROR_REASON_UPSTREAM_INTERRUPTED = 45;
    */
   UPSTREAM_INTERRUPTED = 45,
 
   /**
-   * In a turn: DEADLINE_EXCEEDED. The model provider stopped sending. The partial reply is kept. Send again.
+   * In a turn: DEADLINE_EXCEEDED. The model provider stopped sending. The partial reply is kept.
+   * Retry: yes.
+   * Cure: Send again to continue, or call RegenerateReply for a whole reply.
    *
    * @generated from enum value: ERROR_REASON_UPSTREAM_STALLED = 46;
    */
@@ -355,29 +441,35 @@ export enum ErrorReason {
 
   /**
    * In a turn: DEADLINE_EXCEEDED. The turn exceeded its time limit, TURN_TIMEOUT_SECONDS. The partial reply is kept.
+   * Retry: changed.
+   * Cure: Ask for a shorter reply or less thinking, or send again to continue. The operator can raise the limit.
    *
    * @generated from enum value: ERROR_REASON_TURN_TIMEOUT = 47;
    */
   TURN_TIMEOUT = 47,
 
   /**
-   * In a turn: ABORTED. The server stopped while the turn was running. The partial reply is kept. Send again to
-   * continue.
+   * In a turn: ABORTED. The server stopped while the turn was running. The partial reply is kept.
+   * Retry: yes.
+   * Cure: Send again to continue, or call RegenerateReply for a whole reply.
    *
    * @generated from enum value: ERROR_REASON_TURN_INTERRUPTED = 48;
    */
   TURN_INTERRUPTED = 48,
 
   /**
-   * In a turn: RESOURCE_EXHAUSTED. The server's own account with the model provider is out of credit. The operator must act.
+   * In a turn: RESOURCE_EXHAUSTED. The server's own account with the model provider is out of credit.
+   * Retry: once mended.
+   * Cure: The operator adds credit, or raises the account's spend limit.
    *
    * @generated from enum value: ERROR_REASON_UPSTREAM_SPEND_LIMIT = 49;
    */
   UPSTREAM_SPEND_LIMIT = 49,
 
   /**
-   * In a turn: UNAVAILABLE. The model provider reported an error that has no type. The partial reply is kept. Send
-   * again.
+   * In a turn: UNAVAILABLE. The model provider reported an error that has no type. The partial reply is kept.
+   * Retry: yes.
+   * Cure: Send again. The server's log has what the provider said.
    *
    * @generated from enum value: ERROR_REASON_UPSTREAM_FAILED = 68;
    */
@@ -385,22 +477,27 @@ export enum ErrorReason {
 
   /**
    * In a turn: UNAVAILABLE (content_type). The model provider's address answers with a page or a document instead of a
-   * reply: it is not that of the Messages API, or a gateway does not stream. The operator must act.
+   * reply: it is not that of the Messages API, or a gateway does not stream.
+   * Retry: once mended.
+   * Cure: The operator corrects ANTHROPIC_BASE_URL, or lets the gateway stream.
    *
    * @generated from enum value: ERROR_REASON_UPSTREAM_NOT_A_STREAM = 69;
    */
   UPSTREAM_NOT_A_STREAM = 69,
 
   /**
-   * In a turn: UNAVAILABLE. The model provider's address redirects to another one, which is not followed. The operator
-   * must act.
+   * In a turn: UNAVAILABLE. The model provider's address redirects to another one, which is not followed.
+   * Retry: once mended.
+   * Cure: The operator sets ANTHROPIC_BASE_URL to the address that it redirects to.
    *
    * @generated from enum value: ERROR_REASON_UPSTREAM_REDIRECTED = 70;
    */
   UPSTREAM_REDIRECTED = 70,
 
   /**
-   * FAILED_PRECONDITION (message_id). The message's content was deleted. Do not repeat.
+   * FAILED_PRECONDITION (message_id). The message's content was deleted.
+   * Retry: no.
+   * Cure: Send a new message instead.
    *
    * @generated from enum value: ERROR_REASON_MESSAGE_DELETED = 60;
    */
@@ -408,8 +505,10 @@ export enum ErrorReason {
 
   /**
    * RESOURCE_EXHAUSTED (subject, budget, limit, reset_time). A budget is used up: that of `vault`, of the `user` who
-   * calls, or of a label of the turn, as `label:key=value`. QuotaFailure names up to 8 that are, the vault's by `budget`
-   * alone, others as `subject/budget`. Repeat after RetryInfo.
+   * calls, or of a label of the turn, as `label:key=value`. QuotaFailure names up to 8 that are, the vault's by
+   * `budget` alone, others as `subject/budget`.
+   * Retry: after the delay.
+   * Cure: Wait until reset_time. GetUsage has what is left, and the page on budgets says who can raise which.
    *
    * @generated from enum value: ERROR_REASON_BUDGET_EXCEEDED = 61;
    */
@@ -417,15 +516,18 @@ export enum ErrorReason {
 
   /**
    * RESOURCE_EXHAUSTED (limit_bytes, stored_bytes). The vault would store more than its quota. QuotaFailure names it.
-   * Nothing was stored. Repeat once something is deleted, or the operator has raised the quota.
+   * Nothing was stored.
+   * Retry: once mended.
+   * Cure: Delete sessions, memories or attachments, or ask the operator for a larger quota (UpdateVaultLimits).
    *
    * @generated from enum value: ERROR_REASON_STORAGE_QUOTA_EXCEEDED = 66;
    */
   STORAGE_QUOTA_EXCEEDED = 66,
 
   /**
-   * INVALID_ARGUMENT (limit_bytes). The request is larger than its method accepts (max_request_bytes). Do not repeat
-   * unchanged.
+   * INVALID_ARGUMENT (limit_bytes). The request is larger than its method accepts (max_request_bytes).
+   * Retry: changed.
+   * Cure: Send less. Images and documents go through UploadAttachment.
    *
    * @generated from enum value: ERROR_REASON_REQUEST_TOO_LARGE = 63;
    */
@@ -433,7 +535,9 @@ export enum ErrorReason {
 
   /**
    * INVALID_ARGUMENT (message, limit). A message of the request has more fields and list entries than its rules allow,
-   * or the whole request has. Do not repeat unchanged.
+   * or the whole request has.
+   * Retry: changed.
+   * Cure: Split the request. A client that is generated from this contract sends no field twice.
    *
    * @generated from enum value: ERROR_REASON_TOO_MANY_FIELDS = 64;
    */
@@ -441,93 +545,109 @@ export enum ErrorReason {
 
   /**
    * RESOURCE_EXHAUSTED (limit_bytes). Requests of this vault, or of all vaults, take up the memory that they share.
-   * Repeat after RetryInfo.
+   * Retry: after the delay.
+   * Cure: Send fewer large requests at a time.
    *
    * @generated from enum value: ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED = 65;
    */
   BYTES_IN_FLIGHT_EXCEEDED = 65,
 
   /**
-   * RESOURCE_EXHAUSTED (bytes_per_second). Large requests of this vault arrive too fast. Repeat after RetryInfo, or
-   * upload attachments with UploadAttachment.
+   * RESOURCE_EXHAUSTED (bytes_per_second). Large requests of this vault arrive too fast.
+   * Retry: after the delay.
+   * Cure: Upload attachments with UploadAttachment once, and refer to them by ID.
    *
    * @generated from enum value: ERROR_REASON_BYTE_RATE_EXCEEDED = 67;
    */
   BYTE_RATE_EXCEEDED = 67,
 
   /**
-   * NOT_FOUND (name). There is no such backup. Do not repeat.
+   * NOT_FOUND (name). There is no such backup.
+   * Retry: no.
+   * Cure: ListBackups has those that there are. Old ones are pruned.
    *
    * @generated from enum value: ERROR_REASON_BACKUP_NOT_FOUND = 71;
    */
   BACKUP_NOT_FOUND = 71,
 
   /**
-   * FAILED_PRECONDITION (name). A backup is being made or verified, one at a time. Repeat once it is done.
+   * FAILED_PRECONDITION (name). A backup is being made or verified, one at a time.
+   * Retry: once mended.
+   * Cure: Wait until it is done. GetBackup shows its state.
    *
    * @generated from enum value: ERROR_REASON_BACKUP_BUSY = 72;
    */
   BACKUP_BUSY = 72,
 
   /**
-   * FAILED_PRECONDITION (primary). This server serves a copy of the primary's database, and only reads. Repeat at the
-   * primary, whose address is given.
+   * FAILED_PRECONDITION (primary). This server serves a copy of the primary's database, and only reads.
+   * Retry: changed.
+   * Cure: Send writes to the primary, whose address is in the metadata.
    *
    * @generated from enum value: ERROR_REASON_READ_ONLY = 73;
    */
   READ_ONLY = 73,
 
   /**
-   * OUT_OF_RANGE (oldest_revision). Changes after this revision are no longer kept. Read what you keep of the vault
-   * again, then watch from the revision that GetVault returns.
+   * OUT_OF_RANGE (oldest_revision). Changes after this revision are no longer kept.
+   * Retry: changed.
+   * Cure: Read what you keep of the vault again, then watch from the revision that GetVault returns.
    *
    * @generated from enum value: ERROR_REASON_REVISION_COMPACTED = 80;
    */
   REVISION_COMPACTED = 80,
 
   /**
-   * OUT_OF_RANGE (newest_revision). The vault does not have this revision: perhaps its server was restored from a backup.
-   * As for REVISION_COMPACTED.
+   * OUT_OF_RANGE (newest_revision). The vault does not have this revision: perhaps its server was restored from a
+   * backup.
+   * Retry: changed.
+   * Cure: As for REVISION_COMPACTED: read again what you keep, then watch from the revision that GetVault returns.
    *
    * @generated from enum value: ERROR_REASON_REVISION_AHEAD = 81;
    */
   REVISION_AHEAD = 81,
 
   /**
-   * OUT_OF_RANGE (revision). The vault has another entry at this revision than the one that after_mark is of: its server
-   * was restored from a backup. As for REVISION_COMPACTED.
+   * OUT_OF_RANGE (revision). The vault has another entry at this revision than the one that after_mark is of: its
+   * server was restored from a backup.
+   * Retry: changed.
+   * Cure: As for REVISION_COMPACTED: read again what you keep, then watch from the revision that GetVault returns.
    *
    * @generated from enum value: ERROR_REASON_REVISION_REPLACED = 83;
    */
   REVISION_REPLACED = 83,
 
   /**
-   * UNAVAILABLE (newest_revision). The server's store does not have this revision of the vault yet. Repeat after
-   * RetryInfo, or at the primary.
+   * UNAVAILABLE (newest_revision). The server's store does not have this revision of the vault yet.
+   * Retry: after the delay.
+   * Cure: Wait, or read from the primary.
    *
    * @generated from enum value: ERROR_REASON_REVISION_NOT_REACHED = 82;
    */
   REVISION_NOT_REACHED = 82,
 
   /**
-   * FAILED_PRECONDITION. The server has no key to encrypt with, so it stores no secrets. The operator must set
-   * TOKEN_ENCRYPTION_KEY.
+   * FAILED_PRECONDITION. The server has no key to encrypt with, so it stores no secrets.
+   * Retry: once mended.
+   * Cure: The operator sets TOKEN_ENCRYPTION_KEY, and keeps a copy of it.
    *
    * @generated from enum value: ERROR_REASON_ENCRYPTION_NOT_CONFIGURED = 90;
    */
   ENCRYPTION_NOT_CONFIGURED = 90,
 
   /**
-   * FAILED_PRECONDITION (key_id). What is asked for is encrypted, and the key that is needed to read it is not there. The
-   * operator must give the server the key again.
+   * FAILED_PRECONDITION (key_id). What is asked for is encrypted, and the key that is needed to read it is not there.
+   * Retry: once mended.
+   * Cure: The operator gives the server the key of the metadata again, for instance in TOKEN_ENCRYPTION_KEY_PREVIOUS.
    *
    * @generated from enum value: ERROR_REASON_KEY_UNAVAILABLE = 91;
    */
   KEY_UNAVAILABLE = 91,
 
   /**
-   * DATA_LOSS (key_id). What is encrypted with this key was changed, or is not where it was stored. The operator must
-   * restore a backup, or the caller put the secret again.
+   * DATA_LOSS (key_id). What is encrypted with this key was changed, or is not where it was stored.
+   * Retry: no.
+   * Cure: Put the secret again, or have the operator restore a backup. Find out who changed the database.
    *
    * @generated from enum value: ERROR_REASON_CIPHERTEXT_DAMAGED = 92;
    */
@@ -535,6 +655,8 @@ export enum ErrorReason {
 
   /**
    * NOT_FOUND (name). The caller's vault has no such secret, or it has expired.
+   * Retry: no.
+   * Cure: Check the name and the vault, or put the secret with PutSecret.
    *
    * @generated from enum value: ERROR_REASON_SECRET_NOT_FOUND = 93;
    */
@@ -542,21 +664,26 @@ export enum ErrorReason {
 
   /**
    * NOT_FOUND (name, version). The secret has no such version, or not any more: the newest 20 are kept.
+   * Retry: no.
+   * Cure: ListSecretVersions has those that there are. Version 0 is the newest one.
    *
    * @generated from enum value: ERROR_REASON_SECRET_VERSION_NOT_FOUND = 94;
    */
   SECRET_VERSION_NOT_FOUND = 94,
 
   /**
-   * FAILED_PRECONDITION (name, version). The value of this version was destroyed. Do not repeat.
+   * FAILED_PRECONDITION (name, version). The value of this version was destroyed.
+   * Retry: no.
+   * Cure: Read another version, or put the secret again.
    *
    * @generated from enum value: ERROR_REASON_SECRET_VERSION_DESTROYED = 95;
    */
   SECRET_VERSION_DESTROYED = 95,
 
   /**
-   * ABORTED (version). The newest version of the secret is not expected_version but this one, 0 if there is none. Read the
-   * secret again, then repeat.
+   * ABORTED (version). The newest version of the secret is not expected_version but this one, 0 if there is none.
+   * Retry: changed.
+   * Cure: Read the secret again, decide whether to replace it, and pass the version in the metadata.
    *
    * @generated from enum value: ERROR_REASON_SECRET_VERSION_MISMATCH = 96;
    */
@@ -564,20 +691,26 @@ export enum ErrorReason {
 
   /**
    * NOT_FOUND (operation_id). The caller's vault has no such operation, or not any more: they are kept for 30 days.
+   * Retry: no.
+   * Cure: Check the ID and the vault. ListOperations has those that there are.
    *
    * @generated from enum value: ERROR_REASON_OPERATION_NOT_FOUND = 110;
    */
   OPERATION_NOT_FOUND = 110,
 
   /**
-   * FAILED_PRECONDITION (operation_id). Operations of this kind cannot be cancelled, or not any more. Do not repeat.
+   * FAILED_PRECONDITION (operation_id). Operations of this kind cannot be cancelled, or not any more.
+   * Retry: no.
+   * Cure: Let it end.
    *
    * @generated from enum value: ERROR_REASON_OPERATION_NOT_CANCELLABLE = 111;
    */
   OPERATION_NOT_CANCELLABLE = 111,
 
   /**
-   * RESOURCE_EXHAUSTED (limit). So many operations of the vault go on already. Repeat after RetryInfo.
+   * RESOURCE_EXHAUSTED (limit). So many operations of the vault go on already.
+   * Retry: after the delay.
+   * Cure: Wait until one has ended, or cancel one with CancelOperation.
    *
    * @generated from enum value: ERROR_REASON_TOO_MANY_OPERATIONS = 112;
    */
@@ -585,13 +718,17 @@ export enum ErrorReason {
 
   /**
    * ABORTED. Of an operation: it was cancelled.
+   * Retry: yes.
+   * Cure: Begin it again if it is still wanted.
    *
    * @generated from enum value: ERROR_REASON_OPERATION_CANCELLED = 113;
    */
   OPERATION_CANCELLED = 113,
 
   /**
-   * ABORTED. Of an operation: the server stopped before its end. Begin it again.
+   * ABORTED. Of an operation: the server stopped before its end.
+   * Retry: yes.
+   * Cure: Begin it again.
    *
    * @generated from enum value: ERROR_REASON_OPERATION_INTERRUPTED = 114;
    */
@@ -599,13 +736,17 @@ export enum ErrorReason {
 
   /**
    * NOT_FOUND (memory_id). The caller's vault has no such memory, or it has expired.
+   * Retry: no.
+   * Cure: Check the ID and the vault. ListMemories has those that there are.
    *
    * @generated from enum value: ERROR_REASON_MEMORY_NOT_FOUND = 100;
    */
   MEMORY_NOT_FOUND = 100,
 
   /**
-   * ALREADY_EXISTS (memory_id). Another memory, whose ID is given, has this type and content. Change that one instead.
+   * ALREADY_EXISTS (memory_id). Another memory, whose ID is given, has this type and content.
+   * Retry: changed.
+   * Cure: Change that memory instead, and delete this one if both mean the same.
    *
    * @generated from enum value: ERROR_REASON_MEMORY_EXISTS = 101;
    */
@@ -613,7 +754,9 @@ export enum ErrorReason {
 
   /**
    * RESOURCE_EXHAUSTED (limit). The vault has as many memories as the server allows. QuotaFailure names the limit.
-   * Nothing was stored. Repeat once some are deleted, for instance those that were not used for the longest time.
+   * Nothing was stored.
+   * Retry: once mended.
+   * Cure: Delete some, for instance those that ListMemories has as not used for the longest time.
    *
    * @generated from enum value: ERROR_REASON_MEMORY_LIMIT_EXCEEDED = 102;
    */
@@ -621,7 +764,9 @@ export enum ErrorReason {
 
   /**
    * NOT_FOUND (export_id). The caller's vault has no such export: it has expired, another one has replaced it, or the
-   * server has stopped while it was written. Begin a new one.
+   * server has stopped while it was written.
+   * Retry: changed.
+   * Cure: Begin a new one, without an export_id.
    *
    * @generated from enum value: ERROR_REASON_EXPORT_NOT_FOUND = 120;
    */
@@ -629,6 +774,8 @@ export enum ErrorReason {
 
   /**
    * INVALID_ARGUMENT (vault_id). The confirmation is not the ID of the caller's vault. Nothing was deleted.
+   * Retry: changed.
+   * Cure: Pass the ID that WhoAmI returns, and make sure that this is the vault to delete.
    *
    * @generated from enum value: ERROR_REASON_CONFIRMATION_MISMATCH = 115;
    */
@@ -636,28 +783,36 @@ export enum ErrorReason {
 
   /**
    * FAILED_PRECONDITION. The vault is not deleted, so there is nothing to release.
+   * Retry: no.
+   * Cure: Check the vault's ID.
    *
    * @generated from enum value: ERROR_REASON_VAULT_NOT_DELETED = 116;
    */
   VAULT_NOT_DELETED = 116,
 
   /**
-   * FAILED_PRECONDITION (operation_id). The vault is still being erased. Repeat once that operation has ended.
+   * FAILED_PRECONDITION (operation_id). The vault is still being erased.
+   * Retry: once mended.
+   * Cure: Wait until the operation in the metadata has ended: GetAnyOperation shows its progress.
    *
    * @generated from enum value: ERROR_REASON_VAULT_BEING_ERASED = 117;
    */
   VAULT_BEING_ERASED = 117,
 
   /**
-   * FAILED_PRECONDITION (suspend_time, suspend_reason). An operator has suspended the vault, and its callers can do nothing
-   * until it is resumed. Streams end with it, and turns were cancelled. Ask the operator.
+   * FAILED_PRECONDITION (suspend_time, suspend_reason). An operator has suspended the vault, and its callers can do
+   * nothing until it is resumed. Streams end with it, and turns were cancelled.
+   * Retry: once mended.
+   * Cure: Ask the operator, who resumes it with ResumeVault. The metadata has the operator's reason.
    *
    * @generated from enum value: ERROR_REASON_VAULT_SUSPENDED = 103;
    */
   VAULT_SUSPENDED = 103,
 
   /**
-   * FAILED_PRECONDITION (delete_time). The vault was deleted. Its ID can be used again once an operator has released it.
+   * FAILED_PRECONDITION (delete_time). The vault was deleted.
+   * Retry: once mended.
+   * Cure: Use another vault. An operator can release its ID with ReleaseVault, for an empty vault of that ID.
    *
    * @generated from enum value: ERROR_REASON_VAULT_DELETED = 104;
    */
@@ -665,15 +820,20 @@ export enum ErrorReason {
 
   /**
    * INVALID_ARGUMENT (line, fault, detail). What is imported is not an export, or is damaged, or its IDs are taken by
-   * something else in the vault. `line` counts from 1, `fault` is one of those in docs/export-and-import.md. Nothing was
-   * stored. Do not repeat unchanged, but for `being_erased`.
+   * something else in the vault. `line` counts from 1, `fault` is one of those in docs/export-and-import.md. Nothing
+   * was stored.
+   * Retry: changed.
+   * Cure: Export again, or correct the line that the metadata names. For `being_erased`, wait until the erasing has
+   * ended and repeat.
    *
    * @generated from enum value: ERROR_REASON_IMPORT_INVALID = 121;
    */
   IMPORT_INVALID = 121,
 
   /**
-   * FAILED_PRECONDITION. Another import into the vault goes on. Repeat once it has ended.
+   * FAILED_PRECONDITION. Another import into the vault goes on.
+   * Retry: once mended.
+   * Cure: Wait until it has ended, or cancel its operation.
    *
    * @generated from enum value: ERROR_REASON_IMPORT_RUNNING = 122;
    */

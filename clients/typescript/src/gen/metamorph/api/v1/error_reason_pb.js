@@ -21,8 +21,9 @@ export const ErrorReasonSchema = /*@__PURE__*/
 /**
  * Why a call was refused or a turn failed. `google.rpc.ErrorInfo.reason`, with domain `metamorph`, and
  * `TurnError.reason` contain the name without the `ERROR_REASON_` prefix. Each comment gives the status code, the
- * metadata keys in parentheses, and whether repeating the call can help. Reasons are never renamed, but new ones are
- * added.
+ * metadata keys in parentheses, what happened, whether the same call can be repeated (`yes`, `after the delay` of
+ * RetryInfo, `with a new token`, `once mended`, only `changed`, or `no`), and what to do. Reasons are never renamed,
+ * but new ones are added.
  *
  * @generated from enum metamorph.api.v1.ErrorReason
  */
