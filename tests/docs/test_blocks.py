@@ -44,6 +44,7 @@ PRINTED = {
     "docs/budgets.md": ['"label": "feature=search"', '"user_id"', '"tokens_per_day"'],
     "docs/chat.md": ["Continue with --session"],
     "docs/conversations.md": ['"turn_finished"', '"prices"'],
+    "docs/first-service.md": ['"from":"customer"', "Where is my order?", "Only once"],
     "docs/getting-started.md": ['vault_id: "team-a"', "output tokens"],
     "docs/monitoring.md": [
         "metamorph_turns_total{",
