@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 # Not as many as there are cores: a container may have fewer to itself than it sees.
 JOBS ?= 2
 TOOLS := .tools/bin
+SITE := .tools/site
 NODE_MODULES := clients/typescript/node_modules/.installed
 BUF := clients/typescript/node_modules/.bin/buf
 
@@ -20,10 +21,11 @@ COMPOSE_SPEC_VERSION := v2.16.2
 LITESTREAM_VERSION := v0.5.18
 
 # uv is on the PATH, or where scripts/install puts it.
-LOCK := PATH="$$PATH:$(CURDIR)/.tools/uv/bin" uv pip compile --quiet --universal --generate-hashes --no-header \
+UV := PATH="$$PATH:$(CURDIR)/.tools/uv/bin" uv
+LOCK := $(UV) pip compile --quiet --universal --generate-hashes --no-header \
 	--no-annotate --no-emit-package metamorph-client
 
-.PHONY: help run test mutants check harness bench abuse torture install tools generate baseline lock base format clean
+.PHONY: help run test mutants check harness bench abuse torture install tools site generate baseline lock base format clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -61,7 +63,7 @@ $(VENV)/.installed: pyproject.toml clients/python/pyproject.toml requirements.lo
 	@touch $@
 
 # A machine without Node or Go still runs whatever needs neither; CI has both.
-tools: $(if $(CI)$(shell command -v npm),$(NODE_MODULES)) $(if $(CI)$(shell command -v go),$(TOOLS)/grpcurl $(TOOLS)/versitygw $(TOOLS)/litestream $(TOOLS)/compose-spec) ## Install what needs Node and Go: buf, grpcurl, an S3 server, age, Litestream, the code generators, Compose's loader
+tools: $(SITE)/.installed $(if $(CI)$(shell command -v npm),$(NODE_MODULES)) $(if $(CI)$(shell command -v go),$(TOOLS)/grpcurl $(TOOLS)/versitygw $(TOOLS)/litestream $(TOOLS)/compose-spec) ## Install what pages and tests need: mkdocs; with Node buf; with Go grpcurl, an S3 server, age, Litestream, the code generators, Compose's loader
 
 $(NODE_MODULES): clients/typescript/package.json clients/typescript/package-lock.json
 	@command -v npm >/dev/null || { echo "npm is needed here: install Node 20 or newer" >&2; exit 1; }
@@ -94,16 +96,26 @@ $(TOOLS)/litestream: Makefile
 	@GOBIN="$(CURDIR)/$(TOOLS)" CGO_ENABLED=0 go install -trimpath -ldflags="-s -w" github.com/benbjohnson/litestream/cmd/litestream@$(LITESTREAM_VERSION)
 	@touch $@
 
+# Whoever runs the server needs none of it, so it is not in .venv.
+$(SITE)/.installed: requirements.docs.lock $(VENV)/.installed
+	@[ -x $(SITE)/bin/python ] || $(UV) venv --quiet --python $(BIN)/python $(SITE)
+	@VIRTUAL_ENV="$(CURDIR)/$(SITE)" $(UV) pip sync --quiet --require-hashes requirements.docs.lock
+	@touch $@
+
+site: $(SITE)/.installed ## Build the documentation as a static site, in ./site
+	@$(BIN)/python -m scripts.site site
+
 generate: $(VENV)/.installed $(NODE_MODULES) $(TOOLS)/grpcurl ## Rebuild the generated clients, pages and .env.example
 	@bash scripts/generate
 
 baseline: $(NODE_MODULES) ## Move the baseline that the contract is compared with, on purpose only (decision 18)
 	@$(BUF) build proto --exclude-source-info -o proto/baseline.binpb
 
-lock: $(VENV)/.installed ## Resolve the dependencies anew into the three requirements locks
+lock: $(VENV)/.installed ## Resolve the dependencies anew into the four requirements locks
 	@$(LOCK) --upgrade --group dev pyproject.toml -o requirements.lock
 	@$(LOCK) --constraint requirements.lock pyproject.toml -o requirements.runtime.lock
 	@$(LOCK) --upgrade --group build -o requirements.build.lock
+	@$(LOCK) --upgrade --constraint requirements.lock --group docs -o requirements.docs.lock
 
 # Of all their architectures. buildx asks the registry, and needs no running engine.
 base: ## Pin the images that ours is built from to the newest digests of their tags
@@ -119,4 +131,4 @@ format: $(VENV)/.installed tools ## Format Python, protobuf and Go
 	@if command -v gofmt >/dev/null; then gofmt -w clients/go; fi
 
 clean: ## Remove what was installed and built; ./data stays
-	@rm -rf $(VENV) .tools clients/typescript/node_modules clients/typescript/dist .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf $(VENV) .tools clients/typescript/node_modules clients/typescript/dist site .mypy_cache .ruff_cache .pytest_cache
