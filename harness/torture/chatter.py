@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-import grpc
 from metamorph_client import MetamorphClient, MetamorphError
 from metamorph_client.chat.v1 import chat_service_pb2 as pb
 from metamorph_client.chat.v1 import message_pb2, session_pb2, turn_pb2
@@ -49,8 +48,8 @@ class Chatter:
 
     async def close(self) -> None:
         """Hangs up."""
-        await self._client.__aexit__()
-        await self._other.__aexit__()
+        await self._client.close()
+        await self._other.close()
 
     def _retried(self, refusal: MetamorphError) -> None:
         self._ledger.retries[refusal.reason or refusal.code.name] += 1
@@ -145,8 +144,8 @@ class Chatter:
                 continue
             try:
                 turn = await self._get_turn(sent.turn_id)
-            except grpc.aio.AioRpcError as error:
-                self._refused(sent, MetamorphError.of(error))
+            except MetamorphError as error:
+                self._refused(sent, error)
                 continue
             if turn.status != sent.status or turn.last_sequence != len(sent.events):
                 self._ledger.fault(ENDLESS, f"{sent.turn_id}: {turn.status}, {turn.last_sequence} events")
@@ -168,8 +167,8 @@ class Chatter:
     async def _check_session(self, session_id: str) -> None:
         try:
             listed = await self._list_messages(session_id)
-        except grpc.aio.AioRpcError as error:
-            self._ledger.fault(LOST, f"{session_id}: {MetamorphError.of(error)}")
+        except MetamorphError as error:
+            self._ledger.fault(LOST, f"{session_id}: {error}")
             return
         messages = {message.message_id: message for message in listed}
         for sent in self._turns:
@@ -190,8 +189,7 @@ async def _until_answered(call: Callable[[], Awaitable[Any]]) -> Any:
     while True:
         try:
             return await call()
-        except grpc.aio.AioRpcError as error:
-            refusal = MetamorphError.of(error)
-            if not refusal.resumable:
-                raise refusal from error
+        except MetamorphError as error:
+            if not error.resumable:
+                raise
         await asyncio.sleep(AGAIN_SECONDS)

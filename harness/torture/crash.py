@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from metamorph_client import client
+from metamorph_client import channel
 from metamorph_client.chat.v1.turn_pb2 import TURN_STATUS_CANCELLED as CANCELLED
 from metamorph_client.chat.v1.turn_pb2 import TURN_STATUS_INTERRUPTED as INTERRUPTED
 
@@ -102,7 +102,7 @@ async def crash(run: Run, *, rounds: int, clients: int = CLIENTS) -> list[Figure
     arguments = ["--words", str(WORDS), "--delay-ms", "15", "--random"]
     with service(["tests.support.fakes.messages_api", *arguments], run.directory) as api, patching() as patch:
         # Otherwise all clients of this process would share one connection.
-        patch(client, "OPTIONS", [*client.OPTIONS, ("grpc.use_local_subchannel_pool", 1)])
+        patch(channel, "OPTIONS", [*channel.OPTIONS, ("grpc.use_local_subchannel_pool", 1)])
         async with _zygote(run.directory, api) as zygote:
             crashes = Crash(zygote, seed=run.seed, mutant=run.mutant)
             chatters = [

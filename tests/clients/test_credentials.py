@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from metamorph_client import MetamorphClient
 from metamorph_client.chat.v1 import chat_service_pb2 as pb
@@ -44,7 +45,7 @@ async def test_the_metadata_of_a_call_takes_precedence(running: Serving) -> None
     other = ("authorization", f"Bearer {mint(vault='other')}")
     async with MetamorphClient(running.target, token=mint()) as client:
         assert await vault_of(client, other) == "other"
-        assert await vault_of(client, *client.metadata) == "acme"
+        assert await vault_of(client, *await client.metadata()) == "acme"
         request = pb.CreateSessionRequest()
         call = client.chat.CreateSession(request, metadata=[("x-request-id", "mine")])
         assert dict(await call.trailing_metadata() or ())["x-request-id"] == "mine"
@@ -79,8 +80,21 @@ async def an_async_token() -> str:
     return mint()
 
 
+async def no_token() -> Any:
+    return 5
+
+
+@pytest.mark.parametrize("token", [an_async_token, partial(an_async_token)])
+async def test_a_token_may_come_later(running: Serving, token: Any) -> None:
+    async with MetamorphClient(running.target, token=token) as client:
+        assert await vault_of(client) == "acme"
+        call = client.vault.WhoAmI(WhoAmIRequest())
+        assert await call.code() is grpc.StatusCode.OK
+        assert [(await call).vault_id, (await call).vault_id] == ["acme", "acme"]
+
+
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("token", [an_async_token, partial(an_async_token), b"bytes", lambda: b"bytes", lambda: 5])
+@pytest.mark.parametrize("token", [b"bytes", lambda: b"bytes", lambda: 5, no_token])
 async def test_a_token_that_is_no_text_is_refused_before_anything_is_sent(running: Serving, token: Any) -> None:
     async with MetamorphClient(running.target, token=token) as client:
         with pytest.raises(TypeError, match="the token must be text"):

@@ -42,7 +42,7 @@ async def test_a_send_without_events_is_repeated_with_its_request_id() -> None:
 
 async def test_a_regenerated_reply_that_ends_early_is_resumed() -> None:
     async with FakeChatService(turn(1), turn(2, 3, 4, 5)) as fake, MetamorphClient(fake.target) as client:
-        assert await sequences(client.regenerate("msg_1")) == WHOLE
+        assert await sequences(await client.regenerate("msg_1")) == WHOLE
     assert fake.streams == [("RegenerateReply", 0), ("StreamTurn", 1)]
 
 

@@ -8,12 +8,16 @@ from typing import Self
 class CuttingProxy:
     """Forwards connections to `port` on loopback, except while `down`.
 
-    While `silent` it accepts them, reads, and answers nothing.
+    While `silent` it accepts them, reads, and answers nothing. While `muted` it forwards what clients send, and loses
+    the answers. `delay` precedes whatever is forwarded, in seconds. `cut_after` is how many more bytes of answers it
+    forwards before it cuts every connection, once.
     """
 
     def __init__(self, port: int) -> None:
         self.port_behind = port
-        self.down = self.silent = False
+        self.down = self.silent = self.muted = False
+        self.delay = 0.0
+        self.cut_after: int | None = None
         self.connected = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -49,15 +53,32 @@ class CuttingProxy:
                 while await reader.read(65536):
                     pass
                 return
-            ahead, behind = await asyncio.open_connection("127.0.0.1", self.port_behind)
+            try:
+                ahead, behind = await asyncio.open_connection("127.0.0.1", self.port_behind)
+            except OSError:
+                writer.transport.abort()
+                return
             self._writers |= {writer, behind}
             self.connected.set()
-            await asyncio.gather(self._pump(reader, behind), self._pump(ahead, writer))
+            await asyncio.gather(self._pump(reader, behind), self._pump(ahead, writer, answers=True))
             self._writers -= {writer, behind}
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
+                if self.delay:
+                    await asyncio.sleep(self.delay)
+                if answers and self.muted:
+                    continue
                 writer.write(data)
                 await writer.drain()
+                if answers:
+                    self._count(len(data))
         writer.close()
+
+    def _count(self, size: int) -> None:
+        if self.cut_after is not None:
+            self.cut_after -= size
+            if self.cut_after <= 0:
+                self.cut_after = None
+                self.cut()

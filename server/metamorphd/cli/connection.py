@@ -11,7 +11,7 @@ from metamorphd.cli.arguments import TEXT, VAULT_RULE
 if TYPE_CHECKING:
     import ssl
 
-    import grpc
+    from metamorph_client import TLS
 
     from metamorphd.settings.client import ClientSettings
 
@@ -109,22 +109,19 @@ def _refuse_unusable(settings: "ClientSettings") -> None:
         raise click.UsageError(f"{settings.vault!r} is not the ID of a vault; {VAULT_RULE} (--vault, METAMORPH_VAULT)")
 
 
-def credentials(settings: "ClientSettings") -> "grpc.ChannelCredentials | None":
-    """Returns the credentials of a channel, or None for plaintext. Raises UsageError for files that are no good."""
-    import grpc
+def tls_of(settings: "ClientSettings") -> "bool | TLS":
+    """Returns the TLS of a client, which is False for plaintext. Raises UsageError for files that are no good."""
+    from metamorph_client import TLS
 
     if not settings.over_tls:
-        return None
+        return False
     try:
         tls_context(settings)
-        roots, key, chain = (
-            None if path is None else path.read_bytes() for path in (settings.ca, settings.key, settings.cert)
-        )
     except OSError as exc:
         raise click.UsageError(f"{exc.filename} cannot be read ({exc.strerror})") from exc
     except ValueError as exc:
         raise click.UsageError(f"{exc}; name PEM files with --ca, --cert and --key") from exc
-    return grpc.ssl_channel_credentials(roots, key, chain)
+    return TLS(settings.ca, settings.cert, settings.key)
 
 
 def tls_context(settings: "ClientSettings") -> "ssl.SSLContext":

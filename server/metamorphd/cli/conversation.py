@@ -24,7 +24,7 @@ from metamorph_client.chat.v1.turn_pb2 import (
     TurnStatus,
 )
 
-from metamorphd.cli.connection import credentials
+from metamorphd.cli.connection import tls_of
 from metamorphd.cli.endings import failed_call
 from metamorphd.cli.tenant import require_model
 from metamorphd.cli.terminal import Terminal
@@ -58,7 +58,7 @@ class Conversation:
     async def send(self, text: str) -> bool:
         """Sends a message and prints the reply, which Ctrl-C stops. Returns whether it is complete.
 
-        Raises Left for a second Ctrl-C, MetamorphError, AioRpcError.
+        Raises Left for a second Ctrl-C, MetamorphError.
         """
         stopping = _Stopping(self._client, self._terminal)
 
@@ -127,8 +127,8 @@ class _Stopping:
         request = CancelTurnRequest(turn_id=self.turn_id)
         try:
             await self._client.chat.CancelTurn(request, wait_for_ready=True, timeout=GIVE_UP_SECONDS)
-        except grpc.aio.AioRpcError as exc:
-            self._terminal.note(f"The reply was not stopped: {MetamorphError.of(exc)}")
+        except MetamorphError as exc:
+            self._terminal.note(f"The reply was not stopped: {exc}")
 
 
 def _ending(finished: TurnFinished) -> list[str]:
@@ -182,7 +182,7 @@ def _talk(conversation: Conversation, message: str | None, runner: asyncio.Runne
         except Left:
             complete = False
             break
-        except (MetamorphError, grpc.aio.AioRpcError) as exc:
+        except MetamorphError as exc:
             if message is not None:
                 raise
             complete = False
@@ -213,7 +213,7 @@ def converse(settings: ClientSettings, *, session_id: str, model: str, message: 
             settings.target,
             token=settings.sent_token,
             vault=settings.vault,
-            credentials=credentials(settings),
+            tls=tls_of(settings),
             give_up_after=GIVE_UP_SECONDS,
             on_retry=lambda refusal: terminal.status(f"Trying again after {refusal}"),
         )
@@ -226,7 +226,7 @@ def converse(settings: ClientSettings, *, session_id: str, model: str, message: 
         stack = AsyncExitStack()
         try:
             return _talk(runner.run(connect()), message, runner, terminal)
-        except (MetamorphError, grpc.aio.AioRpcError) as exc:
+        except MetamorphError as exc:
             raise failed_call(exc, HINTS) from exc
         finally:
             runner.run(stack.aclose())

@@ -20,7 +20,6 @@ from metamorph_client.vault.v1.vault_service_pb2 import (
 )
 
 from metamorphd.cli.backups import LONGEST_LOOK_SECONDS, LOOK_GROWTH, LOOK_SECONDS, shown_time
-from metamorphd.cli.endings import refusal_of
 from metamorphd.cli.tenant import run_as_tenant, transfer_progress
 from metamorphd.settings.client import ClientSettings
 
@@ -74,8 +73,8 @@ class _Deleting:
         """Deletes the vault, or finds what erases it if it is deleted already."""
         try:
             answer = await client.vault.DeleteVault(DeleteVaultRequest(confirmation=self._vault_id))
-        except grpc.aio.AioRpcError as exc:
-            if refusal_of(exc).reason != DELETED:
+        except MetamorphError as exc:
+            if exc.reason != DELETED:
                 raise
             listed = await client.vault.ListOperations(ListOperationsRequest())
             erasing = (each for each in listed.operations if each.kind == OPERATION_KIND_ERASE_VAULT)
@@ -102,8 +101,8 @@ class _Deleting:
                 try:
                     self._operation = (await client.vault.GetOperation(request)).operation
                     until = time.monotonic() + GIVE_UP_SECONDS
-                except grpc.aio.AioRpcError as exc:
-                    wait = self._patient(refusal_of(exc), wait, until)
+                except MetamorphError as exc:
+                    wait = self._patient(exc, wait, until)
         if self._operation.HasField("error"):
             raise click.ClickException(f"it is not erased: {self._operation.error.message}")
         self._say(f"{self._vault_id} is erased.")

@@ -4,10 +4,7 @@ from collections.abc import Mapping
 
 import click
 import grpc
-from google.rpc.error_details_pb2 import BadRequest
-from google.rpc.status_pb2 import Status
 from metamorph_client import MetamorphError
-from metamorph_client.client import STATUS_DETAILS
 
 
 class Unreachable(click.ClickException):
@@ -38,28 +35,9 @@ TLS_HINTS = {
 }
 
 
-def failed_call(
-    error: MetamorphError | grpc.aio.AioRpcError, hints: Mapping[grpc.StatusCode, str]
-) -> click.ClickException:
+def failed_call(error: MetamorphError, hints: Mapping[grpc.StatusCode, str]) -> click.ClickException:
     """Returns the end of a command whose call fails: the error, the fields that are invalid, and a hint."""
-    refusal = refusal_of(error)
-    faults = "; ".join([f"{refusal}", *_violations(error)])
-    hint = next((hint for sign, hint in TLS_HINTS.items() if sign in refusal.message), hints.get(refusal.code))
-    return ENDINGS.get(refusal.code, click.ClickException)(f"{faults}{f' ({hint})' if hint else ''}")
-
-
-def refusal_of(error: MetamorphError | grpc.aio.AioRpcError) -> MetamorphError:
-    """Returns the error of a call with its details."""
-    return error if isinstance(error, MetamorphError) else MetamorphError.of(error)
-
-
-def _violations(error: BaseException) -> list[str]:
-    call = error if isinstance(error, grpc.aio.AioRpcError) else error.__cause__
-    if not isinstance(call, grpc.aio.AioRpcError):
-        return []
-    found = BadRequest()
-    for key, value in call.trailing_metadata() or ():
-        if key == STATUS_DETAILS and isinstance(value, bytes):
-            for detail in Status.FromString(value).details:
-                detail.Unpack(found)
-    return [f"{violation.field}: {violation.description}" for violation in found.field_violations]
+    violations = (f"{violation.field}: {violation.description}" for violation in error.violations)
+    faults = "; ".join([str(error), *violations])
+    hint = next((hint for sign, hint in TLS_HINTS.items() if sign in error.message), hints.get(error.code))
+    return ENDINGS.get(error.code, click.ClickException)(f"{faults}{f' ({hint})' if hint else ''}")

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
-import grpc
 from metamorph_client import MetamorphClient, MetamorphError
 from metamorph_client.vault.v1.vault_service_pb2 import ExportVaultRequest
 
 from metamorphd.cli.counting import listed
-from metamorphd.cli.endings import refusal_of
 from metamorphd.cli.tenant import run_as_tenant, transfer_progress
 from metamorphd.settings.client import ClientSettings
 
@@ -128,8 +126,8 @@ class _Download:
                     await self._call(
                         recipient, lambda size, expected: progress.update(task, completed=size, total=expected)
                     )
-                except grpc.aio.AioRpcError as exc:
-                    await self._pause(refusal_of(exc))
+                except MetamorphError as refusal:
+                    await self._pause(refusal)
                 else:
                     return
 

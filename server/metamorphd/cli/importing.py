@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
-import grpc
-from metamorph_client import MetamorphClient
+from metamorph_client import MetamorphClient, MetamorphError
 from metamorph_client.vault.v1.vault_service_pb2 import ImportVaultRequest, ImportVaultResponse, WhoAmIRequest
 from rich.progress import Progress, TaskID
 
@@ -43,7 +42,7 @@ def import_vault(settings: ClientSettings, file: Path, *, system: str | None, as
             sending = _Sending(pieces, progress, task)
             try:
                 answer = await client.vault.ImportVault(sending.requests())
-            except (grpc.aio.AioRpcError, asyncio.CancelledError):
+            except (MetamorphError, asyncio.CancelledError):
                 # The call ends so when what it sends raises.
                 if sending.failure is not None:
                     raise sending.failure from None

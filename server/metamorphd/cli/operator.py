@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 from metamorph_client import MetamorphClient, MetamorphError
 
-from metamorphd.cli.connection import client_settings, credentials
+from metamorphd.cli.connection import client_settings, tls_of
 from metamorphd.cli.endings import failed_call
 from metamorphd.cli.token import mint
 from metamorphd.settings.loading import load_paths
@@ -34,12 +34,12 @@ def run_as_operator(
         named = "target" in settings.model_fields_set
         target = settings.target if named else f"localhost:{load_paths().grpc_port}"
         token = settings.sent_token or _operator_token
-        async with MetamorphClient(target, token=token, credentials=credentials(settings)) as client:
+        async with MetamorphClient(target, token=token, tls=tls_of(settings)) as client:
             return await work(client)
 
     try:
         good = asyncio.run(connected())
-    except (MetamorphError, grpc.aio.AioRpcError) as exc:
+    except MetamorphError as exc:
         raise failed_call(exc, {**HINTS, **hints}) from exc
     if not good:
         sys.exit(1)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
 
-import grpc
+from metamorph_client import TLS
 
 from metamorphd.auth.http_client import HttpClient
 from metamorphd.checks.remote import certificate, clocks, plaintext
-from metamorphd.cli.connection import credentials, tls_context
+from metamorphd.cli.connection import tls_context, tls_of
 from metamorphd.errors import IdentityUnavailable
 from metamorphd.models.finding import Finding, failed, ok, warning
 from metamorphd.settings.client import ClientSettings
@@ -25,10 +25,10 @@ OK, DEGRADED = 200, "degraded"
 
 @dataclass(frozen=True)
 class Reached:
-    """How gRPC is reached: whether at all, the credentials of a channel (None for plaintext), what was found."""
+    """How gRPC is reached: whether at all, the TLS of a client, what was found."""
 
     usable: bool
-    credentials: grpc.ChannelCredentials | None
+    tls: bool | TLS
     findings: tuple[Finding, ...]
 
 
@@ -47,12 +47,12 @@ async def reach(target: str, settings: ClientSettings) -> Reached:
     except ssl.SSLCertVerificationError as exc:
         what = f"the certificate of {target} is not trusted ({exc.verify_message})"
         mend = "name its authority with --ca, or issue one for this name"
-        return Reached(False, None, (failed("tls", what, mend),))
+        return Reached(False, False, (failed("tls", what, mend),))
     except (ssl.SSLError, ConnectionResetError, asyncio.IncompleteReadError, TimeoutError):
         return await _without_tls(target, host, settings)
     except (OSError, ValueError, OverflowError, UnicodeError) as exc:
         return _unreachable(target, getattr(exc, "strerror", None) or type(exc).__name__)
-    found = credentials(settings.model_copy(update={"tls": True}))
+    found = tls_of(settings.model_copy(update={"tls": True}))
     return Reached(True, found, (certificate(expires - time.time()),))
 
 
@@ -60,9 +60,9 @@ async def _without_tls(target: str, host: str, settings: ClientSettings) -> Reac
     """Returns how a server that does not speak TLS is reached: not at all if it must."""
     if settings.over_tls:
         mend = "set GRPC_TLS_CERT and GRPC_TLS_KEY, or name the server without TLS"
-        return Reached(False, None, (failed("tls", f"{target} does not speak TLS", mend),))
+        return Reached(False, False, (failed("tls", f"{target} does not speak TLS", mend),))
     mend = "set GRPC_TLS_CERT and GRPC_TLS_KEY, or close the port to the internet"
-    return Reached(True, None, (plaintext("tls", "gRPC is served", await _addresses(host), mend),))
+    return Reached(True, False, (plaintext("tls", "gRPC is served", await _addresses(host), mend),))
 
 
 async def _expiry(host: str, port: int, context: ssl.SSLContext) -> float:
@@ -83,7 +83,7 @@ async def _addresses(host: str) -> list[str]:
 
 def _unreachable(target: str, why: str) -> Reached:
     mend = "start it, or name another with --target host:port; the platform's log says why it ended"
-    return Reached(False, None, (failed("server", f"{target} cannot be reached: {why}", mend),))
+    return Reached(False, False, (failed("server", f"{target} cannot be reached: {why}", mend),))
 
 
 async def over_http(base: str) -> list[Finding]:

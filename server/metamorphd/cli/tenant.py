@@ -12,7 +12,7 @@ from metamorph_client.chat.v1.chat_service_pb2 import ListModelsRequest
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from metamorphd.cli.connection import credentials
+from metamorphd.cli.connection import tls_of
 from metamorphd.cli.endings import failed_call
 from metamorphd.settings.client import ClientSettings
 
@@ -30,13 +30,13 @@ def run_as_tenant(settings: ClientSettings, work: Callable[[MetamorphClient], Aw
             settings.target,
             token=settings.sent_token,
             vault=settings.vault,
-            credentials=credentials(settings),
+            tls=tls_of(settings),
         ) as client:
             return await work(client)
 
     try:
         good = asyncio.run(connected())
-    except (MetamorphError, grpc.aio.AioRpcError) as exc:
+    except MetamorphError as exc:
         raise failed_call(exc, HINTS) from exc
     if not good:
         sys.exit(1)

@@ -61,21 +61,21 @@ async def running_findings(*, target: str, http: str, settings: ClientSettings) 
     findings = [*reached.findings, *await over_http(http)]
     if not reached.usable:
         return findings
-    async with MetamorphClient(target, credentials=reached.credentials) as client:
+    async with MetamorphClient(target, tls=reached.tls) as client:
         skewed = any(each.name == "clock" and each.status is FindingStatus.FAILED for each in findings)
         local = target.rpartition(":")[0].strip("[]") in LOOPBACKS
         trial = Trial(client, token=settings.sent_token, local=local, skewed=skewed)
         for part in (trial.authentication, trial.operator, trial.isolation):
             try:
                 findings += [each async for each in part()]
-            except grpc.aio.AioRpcError as exc:
+            except MetamorphError as exc:
                 mend = "look into the server's log; if this is another port of it, name that of gRPC with --target"
                 findings.append(failed(part.__name__, f"a call fails: {_shown(exc)}", mend))
     return findings
 
 
 class Trial:
-    """Calls of a server, with tokens that each call carries itself. Parts raise AioRpcError.
+    """Calls of a server, with tokens that each call carries itself. Parts raise MetamorphError.
 
     `token` is an operator's, or None. `local` is whether the server is on this machine, `skewed` whether its clock is
     known to differ.
@@ -139,8 +139,8 @@ class Trial:
     async def _accepted(self, metadata: Metadata) -> bool:
         try:
             await self._client.vault.WhoAmI(WhoAmIRequest(), metadata=metadata, timeout=CALL_SECONDS)
-        except grpc.aio.AioRpcError as exc:
-            if exc.code() in REFUSED:
+        except MetamorphError as exc:
+            if exc.code in REFUSED:
                 return False
             raise
         return True
@@ -149,10 +149,10 @@ class Trial:
         admin, carried = self._client.admin, _carried(_bearer(token))
         try:
             info = await admin.GetServerInfo(GetServerInfoRequest(), **carried)
-        except grpc.aio.AioRpcError as exc:
-            if exc.code() not in REFUSED | {grpc.StatusCode.PERMISSION_DENIED}:
+        except MetamorphError as exc:
+            if exc.code not in REFUSED | {grpc.StatusCode.PERMISSION_DENIED}:
                 raise
-            yield _refused(MetamorphError.of(exc), skewed=self._skewed)
+            yield _refused(exc, skewed=self._skewed)
             return
         for finding in info.findings:
             # Of one that a newer server has, an operator should know too.
@@ -174,7 +174,7 @@ class Trial:
         own, other = (_carried(identity) for identity in identities)
         try:
             made = await chat.CreateSession(CreateSessionRequest(session=Session(title="metamorph check")), **own)
-        except grpc.aio.AioRpcError as exc:
+        except MetamorphError as exc:
             return warning("isolation", f"the isolation of vaults could not be tried: {_shown(exc)}", "mend that first")
         session_id = made.session.session_id
         try:
@@ -202,8 +202,8 @@ class Trial:
 async def _answered(attempt: Callable[[], Awaitable[Any]]) -> bool:
     try:
         await attempt()
-    except grpc.aio.AioRpcError as exc:
-        if exc.code() is grpc.StatusCode.NOT_FOUND:
+    except MetamorphError as exc:
+        if exc.code is grpc.StatusCode.NOT_FOUND:
             return False
         raise
     return True
@@ -226,8 +226,8 @@ def _refused(refusal: MetamorphError, *, skewed: bool) -> Finding:
     )
 
 
-def _shown(error: grpc.aio.AioRpcError) -> str:
-    return str(MetamorphError.of(error))[:LONGEST_SHOWN]
+def _shown(error: MetamorphError) -> str:
+    return str(error)[:LONGEST_SHOWN]
 
 
 def _backups(info: GetServerInfoResponse, listed: Any) -> list[Finding]:

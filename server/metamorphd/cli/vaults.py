@@ -114,8 +114,7 @@ class Client:
         while True:
             try:
                 response: ListVaultsResponse = await self._admin.ListVaults(request)
-            except grpc.aio.AioRpcError as exc:
-                refusal = MetamorphError.of(exc)
+            except MetamorphError as refusal:
                 if refusal.code is not grpc.StatusCode.RESOURCE_EXHAUSTED or refusal.retry_delay is None:
                     raise
                 await asyncio.sleep(refusal.retry_delay)

@@ -7,6 +7,7 @@ from typing import Any, Self
 import grpc
 from metamorph_client.chat.v1 import chat_service_pb2 as pb
 from metamorph_client.chat.v1 import turn_pb2
+from metamorph_client.chat.v1.session_pb2 import Session
 from metamorph_client.chat.v1.turn_pb2 import TurnEvent, TurnFinished, TurnStarted
 
 TURN_ID = "turn_1"
@@ -28,7 +29,7 @@ def turn(*sequences: int) -> list[TurnEvent]:
 
 
 class FakeChatService:
-    """Serves the scripts, one for each stream; the last one again and again.
+    """Serves the scripts, one for each stream, and for each GetSession and DeleteSession; the last one again and again.
 
     `calls` has the name and the request of each call.
     """
@@ -44,6 +45,12 @@ class FakeChatService:
         methods = {name: self._streaming(name) for name in ("SendMessage", "RegenerateReply", "StreamTurn")}
         methods["GetTurn"] = grpc.unary_unary_rpc_method_handler(
             self._get_turn, pb.GetTurnRequest.FromString, pb.GetTurnResponse.SerializeToString
+        )
+        methods["GetSession"] = grpc.unary_unary_rpc_method_handler(
+            self._get_session, pb.GetSessionRequest.FromString, pb.GetSessionResponse.SerializeToString
+        )
+        methods["DeleteSession"] = grpc.unary_unary_rpc_method_handler(
+            self._delete_session, pb.DeleteSessionRequest.FromString, pb.DeleteSessionResponse.SerializeToString
         )
         service = grpc.method_handlers_generic_handler("metamorph.chat.v1.ChatService", methods)
         self._server.add_generic_rpc_handlers((service,))
@@ -63,12 +70,28 @@ class FakeChatService:
         self.calls.append(("GetTurn", request))
         return pb.GetTurnResponse(turn=turn_pb2.Turn(turn_id=request.turn_id, status=self._status, last_sequence=5))
 
+    async def _get_session(self, request: pb.GetSessionRequest, context: Any) -> pb.GetSessionResponse:
+        await self._play("GetSession", request, context)
+        return pb.GetSessionResponse(session=Session(session_id=request.session_id))
+
+    async def _delete_session(self, request: pb.DeleteSessionRequest, context: Any) -> pb.DeleteSessionResponse:
+        await self._play("DeleteSession", request, context)
+        return pb.DeleteSessionResponse()
+
+    async def _play(self, name: str, request: Any, context: Any) -> None:
+        self.calls.append((name, request))
+        for step in self._next():
+            await context.abort(step, "as scripted")
+
+    def _next(self) -> Script:
+        return self._scripts.popleft() if len(self._scripts) > 1 else self._scripts[0]
+
     def _streaming(self, name: str) -> "grpc.RpcMethodHandler[Any, Any]":
         request_class, response_class = getattr(pb, f"{name}Request"), getattr(pb, f"{name}Response")
 
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
             self.calls.append((name, request))
-            for step in self._scripts.popleft() if len(self._scripts) > 1 else self._scripts[0]:
+            for step in self._next():
                 if isinstance(step, grpc.StatusCode):
                     await context.abort(step, "as scripted")
                 else:

@@ -1,0 +1,166 @@
+"""The calls of stubs: each says who calls, has a deadline if it is unary, and fails with MetamorphError."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from typing import Any, TypeVar, cast
+
+import grpc
+
+from metamorph_client.errors import MetamorphError
+
+Metadata = tuple[tuple[str, str], ...]
+Token = str | Callable[[], str | Awaitable[str]] | None
+C = TypeVar("C", bound="Call")
+IDENTITY_KEYS = {"authorization", "x-vault-id"}
+
+
+class Identity:
+    """Who calls: a token that is asked for at every call, or a vault in dev mode."""
+
+    def __init__(self, token: Token, vault: str | None) -> None:
+        self._token = token
+        self._vault = vault
+
+    def metadata(self) -> Metadata | Awaitable[Metadata]:
+        """Returns the metadata of a call, to be awaited if the token is. Raises TypeError for what is no text."""
+        token = self._token() if callable(self._token) else self._token
+        return self._awaited(token) if inspect.isawaitable(token) else self._of(token)
+
+    async def _awaited(self, token: Awaitable[str]) -> Metadata:
+        return self._of(await token)
+
+    def _of(self, token: object) -> Metadata:
+        bearer, vault = _text("token", token), _text("vault", self._vault)
+        return (
+            *([("authorization", f"Bearer {bearer}")] if bearer else []),
+            *([("x-vault-id", vault)] if vault else []),
+        )
+
+
+class IdentifyingChannel:
+    """Makes the calls of stubs, and adds what identifies the caller, unless the call's own metadata identifies one.
+
+    An interceptor of grpc.aio would handle one of the four kinds of calls, and run each call in a task of its own.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, identity: Identity, timeout: float | None) -> None:
+        self._channel = channel
+        self._identity = identity
+        self._timeout = timeout
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> Callable[..., "Response"]:
+        return self._identified(Response, self._channel.unary_unary(*args, **kwargs), self._timeout)
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> Callable[..., "Responses"]:
+        return self._identified(Responses, self._channel.unary_stream(*args, **kwargs))
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Callable[..., "Response"]:
+        return self._identified(Response, self._channel.stream_unary(*args, **kwargs))
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> Callable[..., "Responses"]:
+        return self._identified(Responses, self._channel.stream_stream(*args, **kwargs))
+
+    def _identified(self, kind: type[C], start: Callable[..., Any], deadline: float | None = None) -> Callable[..., C]:
+        def call(
+            *args: Any,
+            metadata: Iterable[tuple[str, Any]] | None = None,
+            timeout: float | None = None,
+            **kwargs: Any,
+        ) -> C:
+            given = tuple(metadata or ())
+            # Not one of each: the server refuses a vault beside a token.
+            own = () if any(key in IDENTITY_KEYS for key, _ in given) else self._identity.metadata()
+            seconds = deadline if timeout is None else timeout
+            return kind(lambda found: start(*args, metadata=(*found, *given), timeout=seconds, **kwargs), own)
+
+        return call
+
+
+class Call:
+    """A call of a stub, as grpc.aio has it, that starts at once, or as soon as its token is there."""
+
+    def __init__(self, start: Callable[[Metadata], Any], identity: Metadata | Awaitable[Metadata]) -> None:
+        self._start = start
+        self._call: Any = None
+        self._starting: asyncio.Task[Any] | None = None
+        if isinstance(identity, tuple):
+            self._call = start(identity)
+        else:
+            self._starting = asyncio.ensure_future(self._identify(identity))
+
+    async def _identify(self, identity: Awaitable[Metadata]) -> Any:
+        self._call = self._start(await identity)
+        return self._call
+
+    async def _started(self) -> Any:
+        # Shielded: whoever waits for it is not the only one that does.
+        return self._call if self._starting is None else await asyncio.shield(self._starting)
+
+    def cancel(self) -> bool:
+        """Cancels the call. Returns whether it was going on."""
+        if self._call is None and self._starting is not None:
+            return self._starting.cancel()
+        return bool(self._call.cancel())
+
+    async def initial_metadata(self) -> Any:
+        return await (await self._started()).initial_metadata()
+
+    async def trailing_metadata(self) -> Any:
+        return await (await self._started()).trailing_metadata()
+
+    async def code(self) -> grpc.StatusCode:
+        return cast(grpc.StatusCode, await (await self._started()).code())
+
+    async def details(self) -> str:
+        return str(await (await self._started()).details())
+
+    async def write(self, request: Any) -> None:
+        """Sends a request of a call that takes a stream of them."""
+        try:
+            await (await self._started()).write(request)
+        except grpc.aio.AioRpcError as exc:
+            raise MetamorphError.of(exc) from exc
+
+    async def done_writing(self) -> None:
+        """Ends the stream of requests."""
+        await (await self._started()).done_writing()
+
+
+class Response(Call):
+    """A call with one response, which is awaited. Raises MetamorphError."""
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._response().__await__()
+
+    async def _response(self) -> Any:
+        try:
+            return await (await self._started())
+        except grpc.aio.AioRpcError as exc:
+            raise MetamorphError.of(exc) from exc
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+
+class Responses(Call):
+    """A call with a stream of responses, to be iterated over. Raises MetamorphError."""
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        try:
+            async for response in await self._started():
+                yield response
+        except grpc.aio.AioRpcError as exc:
+            raise MetamorphError.of(exc) from exc
+
+
+def _text(name: str, value: object) -> str:
+    """Returns text, which is empty if there is none. Raises TypeError for others, of which no server knows anything."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if inspect.iscoroutine(value):
+        # Or Python warns that nobody has awaited it.
+        value.close()
+    if callable(value) or inspect.isawaitable(value):
+        raise TypeError(f"the {name} must be text, not a function or what one returns")
+    raise TypeError(f"the {name} must be text, not {type(value).__name__}")

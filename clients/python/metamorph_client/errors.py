@@ -1,0 +1,107 @@
+"""The one error of every call, whether a unary one or a stream, of a stub or of a method of the client."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Self
+
+import grpc
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+STATUS_DETAILS = "grpc-status-details-bin"
+CALL_ID = "x-request-id"
+# A stream that ends with one of these can be resumed, because the turn may still be running.
+RESUMABLE = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+# A new token helps with the first two, and waiting with the others.
+RESUMABLE_REASONS = {"TOKEN_EXPIRED", "TOKEN_REVOKED", "RATE_LIMITED", "READER_TOO_SLOW", "STORE_BUSY"}
+# What gRPC's core says of a handshake that no further attempt can change, and what that means.
+TLS_FAULTS = {
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not trusted: name its authority as `ca`, and the server"
+    " as its certificate does",
+    "WRONG_VERSION_NUMBER": "the server does not speak TLS: leave out `tls` and grpcs://",
+}
+
+
+class Violation(NamedTuple):
+    """A field of a request that breaks a rule, and the rule."""
+
+    field: str
+    description: str
+
+
+class MetamorphError(Exception):
+    """A call that failed, most often because the server refused it.
+
+    `reason` is an ErrorReason without its prefix, or empty if the error has none. `retry_delay` is how long to wait
+    before another attempt, in seconds, if the server says so. `violations` are the fields that are invalid. `call_id`
+    names the call in the server's log.
+    """
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        reason: str,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        retry_delay: float | None = None,
+        violations: Iterable[Violation] = (),
+        call_id: str = "",
+    ) -> None:
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.retry_delay = retry_delay
+        self.violations = tuple(violations)
+        self.call_id = call_id
+        # What pickle makes another one of, before it adds the attributes.
+        super().__init__(code, reason, message)
+
+    def __str__(self) -> str:
+        return f"{self.reason or self.code.name}: {self.message}"
+
+    @classmethod
+    def of(cls, error: grpc.aio.AioRpcError) -> Self:
+        """Returns the error of a failed call, with its google.rpc details (AIP-193) unpacked."""
+        info, retry, request, invalid = ErrorInfo(), RetryInfo(), RequestInfo(), BadRequest()
+        delay, call_id = None, ""
+        for key, value in (*(error.initial_metadata() or ()), *(error.trailing_metadata() or ())):
+            if key == CALL_ID and isinstance(value, str):
+                call_id = value
+            if key == STATUS_DETAILS and isinstance(value, bytes):
+                for detail in Status.FromString(value).details:
+                    if detail.Unpack(retry):
+                        delay = retry.retry_delay.ToTimedelta().total_seconds()
+                    for message in (info, request, invalid):
+                        detail.Unpack(message)
+        message = error.details() or ""
+        hint = _tls_fault(message)
+        return cls(
+            error.code(),
+            info.reason,
+            f"{hint} ({message})" if hint else message,
+            metadata=info.metadata,
+            retry_delay=delay,
+            violations=[Violation(each.field, each.description) for each in invalid.field_violations],
+            call_id=request.request_id or call_id,
+        )
+
+    @classmethod
+    def incomplete(cls, message: str) -> Self:
+        """Returns the error of a stream that has ended OK, or goes on, without an event that it must have."""
+        return cls(grpc.StatusCode.INTERNAL, "", message)
+
+    @property
+    def resumable(self) -> bool:
+        """Returns whether the same call, or StreamTurn, may succeed later."""
+        return self.reason in RESUMABLE_REASONS or (self.code in RESUMABLE and not _tls_fault(self.message))
+
+
+def _tls_fault(message: str) -> str | None:
+    return next((meaning for sign, meaning in TLS_FAULTS.items() if sign in message), None)

@@ -1,0 +1,96 @@
+"""A driver whose client is wrong in the way that its argument names, to see that the suite notices."""
+
+import asyncio
+import sys
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from metamorph_client import MetamorphError, calls, replies
+
+from tests.clients.conformance.drivers.python_async import main
+
+MUTANTS: dict[str, Callable[[], None]] = {}
+
+
+def mutant(make: Callable[[], None]) -> Callable[[], None]:
+    MUTANTS[make.__name__] = make
+    return make
+
+
+@mutant
+def does_not_resume() -> None:
+    async def wait(self: Any, error: MetamorphError) -> None:
+        raise error
+
+    replies.Patience.wait = wait  # type: ignore[method-assign]
+
+
+@mutant
+def repeats_events() -> None:
+    replies._is_next = lambda event, sequence, *, first: True
+
+
+@mutant
+def overlooks_gaps() -> None:
+    replies._is_next = lambda event, sequence, *, first: event.sequence > sequence
+
+
+@mutant
+def takes_the_end_of_a_stream_for_that_of_the_turn() -> None:
+    async def is_over(self: Any) -> bool:
+        return True
+
+    replies.Resuming._is_over = is_over  # type: ignore[method-assign]
+
+
+@mutant
+def sends_again_with_another_request_id() -> None:
+    stream = calls.IdentifyingChannel.unary_stream
+
+    def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        start = stream(self, *args, **kwargs)
+
+        def call(request: Any, **options: Any) -> Any:
+            if hasattr(request, "request_id"):
+                request.request_id = str(uuid.uuid4())
+            return start(request, **options)
+
+        return call
+
+    calls.IdentifyingChannel.unary_stream = changed  # type: ignore[method-assign]
+
+
+@mutant
+def keeps_an_old_token() -> None:
+    ask = calls.Identity.metadata
+
+    def kept(self: Any) -> Any:
+        if not hasattr(self, "kept"):
+            self.kept = ask(self)
+        return self.kept
+
+    calls.Identity.metadata = kept  # type: ignore[method-assign]
+
+
+@mutant
+def cancels_what_is_left() -> None:
+    async def leave(self: Any) -> None:
+        await self.cancel()
+
+    replies.Reply.aclose = leave  # type: ignore[method-assign]
+
+
+@mutant
+def waits_longer_than_its_deadline() -> None:
+    connect = calls.IdentifyingChannel.__init__
+
+    def patient(self: Any, channel: Any, identity: Any, timeout: float | None) -> None:
+        connect(self, channel, identity, 15 * (timeout or 0))
+
+    calls.IdentifyingChannel.__init__ = patient  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    MUTANTS[sys.argv[1]]()
+    asyncio.run(main())

@@ -1,0 +1,165 @@
+"""The driver of SyncMetamorphClient."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Generator
+from typing import Any
+
+from metamorph_client import SyncMetamorphClient
+
+from tests.clients.conformance.drivers.answering import (
+    LISTS,
+    Asked,
+    Broken,
+    Seen,
+    Tools,
+    as_json,
+    calling,
+    connection,
+    event_of,
+    failure,
+    listing,
+    request_of,
+    sending,
+    source_of,
+    write,
+)
+
+
+class Driver:
+    """One client at a time, its replies and downloads by their handles. Each command has a method."""
+
+    def __init__(self) -> None:
+        self.client = SyncMetamorphClient()
+        self._seen = Seen()
+        self._replies: dict[str, Any] = {}
+        self._downloads: dict[str, tuple[Generator[bytes], bytearray]] = {}
+
+    def do_connect(self, asked: Asked) -> Any:
+        self.client.close()
+        self._seen, self._replies, self._downloads = Seen(), {}, {}
+        self.client = SyncMetamorphClient(**connection(asked, self._seen))
+        return {}
+
+    def do_close(self, asked: Asked) -> Any:
+        self.client.close()
+        return {}
+
+    def do_call(self, asked: Asked) -> Any:
+        stub = getattr(self.client, asked["service"])
+        request = request_of(asked)
+        response = getattr(stub, asked["method"])(request, **calling(asked))
+        return {"response": as_json(response)}
+
+    def do_stream(self, asked: Asked) -> Any:
+        stub = getattr(self.client, asked["service"])
+        responses = getattr(stub, asked["method"])(request_of(asked), **calling(asked))
+        return {"responses": [as_json(response) for response in responses]}
+
+    def do_create_session(self, asked: Asked) -> Any:
+        fields = {name: value for name, value in asked.items() if name not in ("id", "do")}
+        return {"session": as_json(self.client.create_session(**fields))}
+
+    def do_start(self, asked: Asked) -> Any:
+        reply = self.client.start(**sending(asked))
+        self._replies[asked["reply"]] = reply
+        return {"turn_id": reply.turn_id}
+
+    def do_send(self, asked: Asked) -> Any:
+        self._replies[asked["reply"]] = self.client.send(**sending(asked))
+        return {}
+
+    def do_regenerate(self, asked: Asked) -> Any:
+        reply = self.client.regenerate(**sending(asked))
+        self._replies[asked["reply"]] = reply
+        return {"turn_id": reply.turn_id}
+
+    def do_follow(self, asked: Asked) -> Any:
+        self._replies[asked["reply"]] = self.client.follow(asked["turn_id"], asked.get("after_sequence", 0))
+        return {}
+
+    def do_next(self, asked: Asked) -> Any:
+        events: list[Any] = []
+        try:
+            while len(events) < asked.get("count", sys.maxsize):
+                events.append(event_of(next(self._replies[asked["reply"]])))
+        except StopIteration:
+            return {"events": events, "ended": True}
+        except Exception as exc:
+            raise Broken(exc, events) from exc
+        return {"events": events, "ended": False}
+
+    def do_final(self, asked: Asked) -> Any:
+        return {"turn_finished": as_json(self._replies[asked["reply"]].final())}
+
+    def do_text(self, asked: Asked) -> Any:
+        return {"text": "".join(self._replies[asked["reply"]].text())}
+
+    def do_cancel(self, asked: Asked) -> Any:
+        if "turn_id" in asked:
+            return {"turn": as_json(self.client.cancel(asked["turn_id"]))}
+        return {"turn": as_json(self._replies[asked["reply"]].cancel())}
+
+    def do_abort(self, asked: Asked) -> Any:
+        self._replies[asked["reply"]].close()
+        return {}
+
+    def do_list(self, asked: Asked) -> Any:
+        method = getattr(self.client, LISTS[asked["what"]])
+        return self._taken(method(**listing(asked)), asked)
+
+    def do_pages(self, asked: Asked) -> Any:
+        method = getattr(getattr(self.client, asked["service"]), asked["method"])
+        return self._taken(self.client.pages(method, request_of(asked)), asked)
+
+    def _taken(self, items: Any, asked: Asked) -> Any:
+        taken: list[Any] = []
+        for item in items:
+            taken.append(as_json(item))
+            if len(taken) == asked.get("take"):
+                break
+        items.close()
+        return {"items": taken}
+
+    def do_upload(self, asked: Asked) -> Any:
+        source = source_of(asked)
+        return {"attachment": as_json(self.client.upload(source, media_type=asked["media_type"]))}
+
+    def do_download(self, asked: Asked) -> Any:
+        self._downloads[asked["download"]] = self.client.download(asked["attachment_id"]), bytearray()
+        return {}
+
+    def do_read(self, asked: Asked) -> Any:
+        chunks, found = self._downloads[asked["download"]]
+        left, ended = asked.get("count", sys.maxsize), False
+        while left and not ended:
+            chunk = next(chunks, None)
+            found += chunk or b""
+            left, ended = left - 1, chunk is None
+        return {"size": len(found), "sha256": hashlib.sha256(found).hexdigest(), "ended": ended}
+
+    def do_run_tools(self, asked: Asked) -> Any:
+        tools = Tools()
+        more = {"max_rounds": asked["max_rounds"]} if "max_rounds" in asked else {}
+        finished = self.client.run_tools(tools=tools.chosen(asked["tools"]), **sending(asked), **more)
+        return {"turn_finished": as_json(finished), "calls": tools.calls, "most_at_once": tools.most_at_once}
+
+    def do_seen(self, asked: Asked) -> Any:
+        return {"retries": self._seen.retries, "tokens": self._seen.tokens}
+
+
+def main() -> None:
+    driver = Driver()
+    while line := sys.stdin.readline():
+        asked = json.loads(line)
+        try:
+            answer = {"ok": getattr(driver, f"do_{asked['do']}")(asked)}
+        except Exception as exc:
+            answer = failure(exc)
+        write({"id": asked["id"], **answer})
+    driver.client.close()
+
+
+if __name__ == "__main__":
+    main()
