@@ -128,7 +128,7 @@ base: ## Pin the images that ours is built from to the newest digests of their t
 format: $(VENV)/.installed tools ## Format Python, protobuf and Go
 	@$(BIN)/ruff check --fix --quiet . && $(BIN)/ruff format --quiet .
 	@if [ -x $(BUF) ]; then $(BUF) format -w; fi
-	@if command -v gofmt >/dev/null; then gofmt -w clients/go; fi
+	@if command -v gofmt >/dev/null; then gofmt -w clients/go tests/clients; fi
 
 clean: ## Remove what was installed and built; ./data stays
 	@rm -rf $(VENV) .tools clients/typescript/node_modules clients/typescript/dist site .mypy_cache .ruff_cache .pytest_cache

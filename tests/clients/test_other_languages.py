@@ -46,7 +46,7 @@ STREAMS: list[tuple[str, Sequence[Script], turn_pb2.TurnStatus.ValueType, str, s
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("language", ["typescript", "go"])
+@pytest.mark.parametrize("language", ["typescript"])
 async def test_a_stream_that_ends_before_its_turn_is_resumed_and_not_taken_for_the_whole(language: str) -> None:
     command = client_program(language, PROGRAM)
     async with contextlib.AsyncExitStack() as stack:

@@ -1,113 +1,108 @@
 package metamorph
 
 import (
-	"context"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/keepalive"
 
-	adminv1 "metamorph/clients/go/metamorph/admin/v1"
-	chatv1 "metamorph/clients/go/metamorph/chat/v1"
-	vaultv1 "metamorph/clients/go/metamorph/vault/v1"
+	adminv1 "metamorph.internal/go/metamorph/admin/v1"
+	chatv1 "metamorph.internal/go/metamorph/chat/v1"
+	vaultv1 "metamorph.internal/go/metamorph/vault/v1"
 )
 
-// Caller identifies the caller by a token or, in dev mode only, by the vault alone. FreshToken, if it is set, is called
-// for every call and replaces Token. A call whose outgoing context has a token or a vault is sent with those alone.
-type Caller struct {
-	Token      string
-	FreshToken func(ctx context.Context) (string, error)
-	Vault      string
-}
+//go:embed channel.json
+var channel []byte
 
-// Client has a stub for each service, all on one connection.
+// Client is a client of one server. It may be used by several goroutines at once.
+//
+// The stubs have every method of the server. Their calls identify the caller unless the outgoing metadata of their
+// context has a token or a vault, and fail with an [*Error]. Unary ones have the deadline of [WithTimeout], and are
+// repeated if they can be.
 type Client struct {
 	Chat  chatv1.ChatServiceClient
 	Vault vaultv1.VaultServiceClient
 	Admin adminv1.AdminServiceClient
 
-	connection *grpc.ClientConn
+	connection  *grpc.ClientConn
+	giveUpAfter time.Duration
+	onRetry     func(*Error)
 }
 
-// Connect returns a client of the server at target, set up with DialOptions. It does not use TLS unless options contain
-// transport credentials.
+// Dial returns a client of the server at target, to which it connects at the first call.
 //
-// A turn's stream that ends OK before TurnFinished, or leaves out an event, is resumed, and one without an event is
-// repeated if it has a request ID. It fails with codes.Internal if it gets no further. One that ends with an error is
-// not resumed.
-func Connect(target string, caller Caller, options ...grpc.DialOption) (*Client, error) {
-	defaults, err := DialOptions()
-	if err != nil {
-		return nil, err
+// The target is host:port or grpc://host:port for plaintext, or grpcs://host:port for TLS, which WithTLS asks for too.
+// Dial fails for a target, a token or files of TLS with which no call could be made.
+func Dial(target string, options ...Option) (*Client, error) {
+	chosen := settings{timeout: defaultTimeout, giveUpAfter: defaultGiveUpAfter, onRetry: func(*Error) {}}
+	for _, option := range options {
+		option(&chosen)
 	}
-	defaults = append(defaults,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithChainUnaryInterceptor(caller.unary),
-		grpc.WithChainStreamInterceptor(resuming, caller.stream),
-	)
-	connection, err := grpc.NewClient(target, append(defaults, options...)...)
+	address, transport, err := chosen.transport(target)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("metamorph: %w", err)
+	}
+	if err := chosen.caller.check(); err != nil {
+		return nil, fmt.Errorf("metamorph: %w", err)
+	}
+	dialing, err := channelOptions()
+	if err != nil {
+		return nil, fmt.Errorf("metamorph: %w", err)
+	}
+	calls := calls{caller: chosen.caller, timeout: chosen.timeout}
+	dialing = append(dialing,
+		grpc.WithTransportCredentials(transport),
+		grpc.WithChainUnaryInterceptor(calls.unary),
+		grpc.WithChainStreamInterceptor(calls.stream),
+	)
+	connection, err := grpc.NewClient(address, append(dialing, chosen.dialing...)...)
+	if err != nil {
+		return nil, fmt.Errorf("metamorph: %w", err)
 	}
 	return &Client{
-		Chat:       chatv1.NewChatServiceClient(connection),
-		Vault:      vaultv1.NewVaultServiceClient(connection),
-		Admin:      adminv1.NewAdminServiceClient(connection),
-		connection: connection,
+		Chat:        chatv1.NewChatServiceClient(connection),
+		Vault:       vaultv1.NewVaultServiceClient(connection),
+		Admin:       adminv1.NewAdminServiceClient(connection),
+		connection:  connection,
+		giveUpAfter: chosen.giveUpAfter,
+		onRetry:     chosen.onRetry,
 	}, nil
 }
 
-// Close closes the connection.
+// Close ends the connection, and what goes on over it. Turns go on.
 func (client *Client) Close() error {
 	return client.connection.Close()
 }
 
-// Text returns the content of a message that consists of text alone.
-func Text(text string) []*chatv1.ContentBlock {
-	return []*chatv1.ContentBlock{{Block: &chatv1.ContentBlock_Text{Text: &chatv1.TextBlock{Text: text}}}}
+// Connection returns the connection, for stubs of other services of the server, such as its health. Their calls are
+// like those of the client's own stubs.
+func (client *Client) Connection() grpc.ClientConnInterface {
+	return client.connection
 }
 
-func (caller Caller) identify(ctx context.Context) (context.Context, error) {
-	given, _ := metadata.FromOutgoingContext(ctx)
-	// Not one of each: the server refuses a vault beside a token.
-	if len(given.Get("authorization"))+len(given.Get("x-vault-id")) > 0 {
-		return ctx, nil
+// channelOptions returns what the server expects of a channel: keepalive, and the calls that are repeated.
+func channelOptions() ([]grpc.DialOption, error) {
+	var found struct {
+		KeepaliveTimeMs    int64
+		KeepaliveTimeoutMs int64
+		ServiceConfig      json.RawMessage
 	}
-	token := caller.Token
-	if caller.FreshToken != nil {
-		fresh, err := caller.FreshToken(ctx)
-		if err != nil {
-			return nil, err
-		}
-		token = fresh
-	}
-	if token != "" {
-		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
-	}
-	if caller.Vault != "" {
-		ctx = metadata.AppendToOutgoingContext(ctx, "x-vault-id", caller.Vault)
-	}
-	return ctx, nil
-}
-
-func (caller Caller) unary(
-	ctx context.Context, method string, request, reply any,
-	connection *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption,
-) error {
-	identified, err := caller.identify(ctx)
-	if err != nil {
-		return err
-	}
-	return invoke(identified, method, request, reply, connection, options...)
-}
-
-func (caller Caller) stream(
-	ctx context.Context, description *grpc.StreamDesc,
-	connection *grpc.ClientConn, method string, open grpc.Streamer, options ...grpc.CallOption,
-) (grpc.ClientStream, error) {
-	identified, err := caller.identify(ctx)
-	if err != nil {
+	if err := json.Unmarshal(channel, &found); err != nil {
 		return nil, err
 	}
-	return open(identified, description, connection, method, options...)
+	// Reconnects within a second once the server is back.
+	reconnecting := backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}
+	return []grpc.DialOption{
+		grpc.WithDefaultServiceConfig(string(found.ServiceConfig)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{
+			Time:                time.Duration(found.KeepaliveTimeMs) * time.Millisecond,
+			Timeout:             time.Duration(found.KeepaliveTimeoutMs) * time.Millisecond,
+			PermitWithoutStream: true,
+		}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnecting, MinConnectTimeout: 5 * time.Second}),
+	}, nil
 }

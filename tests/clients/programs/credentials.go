@@ -10,26 +10,26 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	"metamorph/clients/go/metamorph"
-	chatv1 "metamorph/clients/go/metamorph/chat/v1"
-	vaultv1 "metamorph/clients/go/metamorph/vault/v1"
+	"metamorph.internal/go/metamorph"
+	chatv1 "metamorph.internal/go/metamorph/chat/v1"
+	vaultv1 "metamorph.internal/go/metamorph/vault/v1"
 )
 
 func main() {
 	plain, target := context.Background(), os.Getenv("METAMORPH_TARGET")
 	tokens := []string{os.Getenv("ALICE"), os.Getenv("BOB")}
-	alice := must(metamorph.Connect(target, metamorph.Caller{Token: tokens[0]}))
-	mine := must(metamorph.Connect(target, metamorph.Caller{Vault: "mine"}))
+	alice := must(metamorph.Dial(target, metamorph.WithToken(tokens[0])))
+	mine := must(metamorph.Dial(target, metamorph.WithVault("mine")))
 	token := metadata.AppendToOutgoingContext(plain, "authorization", "Bearer "+tokens[1])
 	yours := metadata.AppendToOutgoingContext(plain, "x-vault-id", "yours")
-	fresh := must(metamorph.Connect(target, metamorph.Caller{FreshToken: func(context.Context) (string, error) {
+	fresh := must(metamorph.Dial(target, metamorph.WithTokenSource(func(context.Context) (string, error) {
 		if len(tokens) == 0 {
 			return "", nil
 		}
 		token := tokens[0]
 		tokens = tokens[1:]
 		return token, nil
-	}}))
+	})))
 	for _, call := range []struct {
 		client *metamorph.Client
 		ctx    context.Context

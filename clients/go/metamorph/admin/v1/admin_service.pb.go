@@ -14,8 +14,8 @@ import (
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
-	_ "metamorph/clients/go/metamorph/api/v1"
-	v1 "metamorph/clients/go/metamorph/vault/v1"
+	_ "metamorph.internal/go/metamorph/api/v1"
+	v1 "metamorph.internal/go/metamorph/vault/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -3686,8 +3686,8 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\fReleaseVault\x12'.metamorph.admin.v1.ReleaseVaultRequest\x1a(.metamorph.admin.v1.ReleaseVaultResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12z\n" +
 	"\x0fGetAnyOperation\x12*.metamorph.admin.v1.GetAnyOperationRequest\x1a+.metamorph.admin.v1.GetAnyOperationResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12\x80\x01\n" +
 	"\x11ListAllOperations\x12,.metamorph.admin.v1.ListAllOperationsRequest\x1a-.metamorph.admin.v1.ListAllOperationsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12\x83\x01\n" +
-	"\x12CancelAnyOperation\x12-.metamorph.admin.v1.CancelAnyOperationRequest\x1a..metamorph.admin.v1.CancelAnyOperationResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02B\xc6\x01\n" +
-	"\x16com.metamorph.admin.v1B\x11AdminServiceProtoP\x01Z/metamorph/clients/go/metamorph/admin/v1;adminv1\xa2\x02\x03MAX\xaa\x02\x12Metamorph.Admin.V1\xca\x02\x12Metamorph\\Admin\\V1\xe2\x02\x1eMetamorph\\Admin\\V1\\GPBMetadata\xea\x02\x14Metamorph::Admin::V1b\x06proto3"
+	"\x12CancelAnyOperation\x12-.metamorph.admin.v1.CancelAnyOperationRequest\x1a..metamorph.admin.v1.CancelAnyOperationResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02B\xc7\x01\n" +
+	"\x16com.metamorph.admin.v1B\x11AdminServiceProtoP\x01Z0metamorph.internal/go/metamorph/admin/v1;adminv1\xa2\x02\x03MAX\xaa\x02\x12Metamorph.Admin.V1\xca\x02\x12Metamorph\\Admin\\V1\xe2\x02\x1eMetamorph\\Admin\\V1\\GPBMetadata\xea\x02\x14Metamorph::Admin::V1b\x06proto3"
 
 var (
 	file_metamorph_admin_v1_admin_service_proto_rawDescOnce sync.Once

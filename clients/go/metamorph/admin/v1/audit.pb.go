@@ -251,9 +251,9 @@ const file_metamorph_admin_v1_audit_proto_rawDesc = "" +
 	"\x1cAUDIT_FAULT_KIND_KEY_UNKNOWN\x10\x05\x12\x1e\n" +
 	"\x1aAUDIT_FAULT_KIND_KEY_ORDER\x10\x06\x12\x1e\n" +
 	"\x1aAUDIT_FAULT_KIND_TRUNCATED\x10\a\x12\x1d\n" +
-	"\x19AUDIT_FAULT_KIND_REPLACED\x10\bB\xbf\x01\n" +
+	"\x19AUDIT_FAULT_KIND_REPLACED\x10\bB\xc0\x01\n" +
 	"\x16com.metamorph.admin.v1B\n" +
-	"AuditProtoP\x01Z/metamorph/clients/go/metamorph/admin/v1;adminv1\xa2\x02\x03MAX\xaa\x02\x12Metamorph.Admin.V1\xca\x02\x12Metamorph\\Admin\\V1\xe2\x02\x1eMetamorph\\Admin\\V1\\GPBMetadata\xea\x02\x14Metamorph::Admin::V1b\x06proto3"
+	"AuditProtoP\x01Z0metamorph.internal/go/metamorph/admin/v1;adminv1\xa2\x02\x03MAX\xaa\x02\x12Metamorph.Admin.V1\xca\x02\x12Metamorph\\Admin\\V1\xe2\x02\x1eMetamorph\\Admin\\V1\\GPBMetadata\xea\x02\x14Metamorph::Admin::V1b\x06proto3"
 
 var (
 	file_metamorph_admin_v1_audit_proto_rawDescOnce sync.Once

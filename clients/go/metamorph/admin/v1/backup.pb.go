@@ -379,8 +379,8 @@ const file_metamorph_admin_v1_backup_proto_rawDesc = "" +
 	"\x16BACKUP_STATE_VERIFYING\x10\x03\x12\x18\n" +
 	"\x14BACKUP_STATE_DAMAGED\x10\x04\x12\x17\n" +
 	"\x13BACKUP_STATE_FAILED\x10\x05\x12\x18\n" +
-	"\x14BACKUP_STATE_UNKNOWN\x10\x06B\xc0\x01\n" +
-	"\x16com.metamorph.admin.v1B\vBackupProtoP\x01Z/metamorph/clients/go/metamorph/admin/v1;adminv1\xa2\x02\x03MAX\xaa\x02\x12Metamorph.Admin.V1\xca\x02\x12Metamorph\\Admin\\V1\xe2\x02\x1eMetamorph\\Admin\\V1\\GPBMetadata\xea\x02\x14Metamorph::Admin::V1b\x06proto3"
+	"\x14BACKUP_STATE_UNKNOWN\x10\x06B\xc1\x01\n" +
+	"\x16com.metamorph.admin.v1B\vBackupProtoP\x01Z0metamorph.internal/go/metamorph/admin/v1;adminv1\xa2\x02\x03MAX\xaa\x02\x12Metamorph.Admin.V1\xca\x02\x12Metamorph\\Admin\\V1\xe2\x02\x1eMetamorph\\Admin\\V1\\GPBMetadata\xea\x02\x14Metamorph::Admin::V1b\x06proto3"
 
 var (
 	file_metamorph_admin_v1_backup_proto_rawDescOnce sync.Once

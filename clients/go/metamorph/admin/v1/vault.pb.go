@@ -346,9 +346,9 @@ const file_metamorph_admin_v1_vault_proto_rawDesc = "" +
 	"\x17VAULT_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12VAULT_STATE_ACTIVE\x10\x01\x12\x19\n" +
 	"\x15VAULT_STATE_SUSPENDED\x10\x02\x12\x17\n" +
-	"\x13VAULT_STATE_DELETED\x10\x03B\xbf\x01\n" +
+	"\x13VAULT_STATE_DELETED\x10\x03B\xc0\x01\n" +
 	"\x16com.metamorph.admin.v1B\n" +
-	"VaultProtoP\x01Z/metamorph/clients/go/metamorph/admin/v1;adminv1\xa2\x02\x03MAX\xaa\x02\x12Metamorph.Admin.V1\xca\x02\x12Metamorph\\Admin\\V1\xe2\x02\x1eMetamorph\\Admin\\V1\\GPBMetadata\xea\x02\x14Metamorph::Admin::V1b\x06proto3"
+	"VaultProtoP\x01Z0metamorph.internal/go/metamorph/admin/v1;adminv1\xa2\x02\x03MAX\xaa\x02\x12Metamorph.Admin.V1\xca\x02\x12Metamorph\\Admin\\V1\xe2\x02\x1eMetamorph\\Admin\\V1\\GPBMetadata\xea\x02\x14Metamorph::Admin::V1b\x06proto3"
 
 var (
 	file_metamorph_admin_v1_vault_proto_rawDescOnce sync.Once

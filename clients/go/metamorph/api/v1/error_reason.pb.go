@@ -716,8 +716,8 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\x1cERROR_REASON_VAULT_SUSPENDED\x10g\x12\x1e\n" +
 	"\x1aERROR_REASON_VAULT_DELETED\x10h\x12\x1f\n" +
 	"\x1bERROR_REASON_IMPORT_INVALID\x10y\x12\x1f\n" +
-	"\x1bERROR_REASON_IMPORT_RUNNING\x10zB\xb7\x01\n" +
-	"\x14com.metamorph.api.v1B\x10ErrorReasonProtoP\x01Z+metamorph/clients/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"
+	"\x1bERROR_REASON_IMPORT_RUNNING\x10zB\xb8\x01\n" +
+	"\x14com.metamorph.api.v1B\x10ErrorReasonProtoP\x01Z,metamorph.internal/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"
 
 var (
 	file_metamorph_api_v1_error_reason_proto_rawDescOnce sync.Once

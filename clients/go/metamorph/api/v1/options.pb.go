@@ -263,8 +263,8 @@ const file_metamorph_api_v1_options_proto_rawDesc = "" +
 	"rate_class\x12\x1e.google.protobuf.MethodOptions\x18\xb6\x87\x03 \x01(\x0e2\x1b.metamorph.api.v1.RateClassR\trateClass:L\n" +
 	"\x11max_request_bytes\x12\x1e.google.protobuf.MethodOptions\x18\xb7\x87\x03 \x01(\x05R\x0fmaxRequestBytes:M\n" +
 	"\x12in_any_vault_state\x12\x1e.google.protobuf.MethodOptions\x18\xb8\x87\x03 \x01(\bR\x0finAnyVaultState:M\n" +
-	"\x11releases_requests\x12\x1e.google.protobuf.MethodOptions\x18\xb9\x87\x03 \x01(\bR\x10releasesRequestsB\xb3\x01\n" +
-	"\x14com.metamorph.api.v1B\fOptionsProtoP\x01Z+metamorph/clients/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"
+	"\x11releases_requests\x12\x1e.google.protobuf.MethodOptions\x18\xb9\x87\x03 \x01(\bR\x10releasesRequestsB\xb4\x01\n" +
+	"\x14com.metamorph.api.v1B\fOptionsProtoP\x01Z,metamorph.internal/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"
 
 var (
 	file_metamorph_api_v1_options_proto_rawDescOnce sync.Once

@@ -120,8 +120,8 @@ const file_metamorph_chat_v1_attachment_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\x03 \x01(\x05\x12\x0e\n" +
 	"\x06sha256\x18\x04 \x01(\t\x12/\n" +
-	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampB\xbd\x01\n" +
-	"\x15com.metamorph.chat.v1B\x0fAttachmentProtoP\x01Z-metamorph/clients/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
+	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampB\xbe\x01\n" +
+	"\x15com.metamorph.chat.v1B\x0fAttachmentProtoP\x01Z.metamorph.internal/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
 
 var (
 	file_metamorph_chat_v1_attachment_proto_rawDescOnce sync.Once

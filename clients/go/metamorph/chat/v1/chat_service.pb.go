@@ -13,7 +13,7 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
-	_ "metamorph/clients/go/metamorph/api/v1"
+	_ "metamorph.internal/go/metamorph/api/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -2790,8 +2790,8 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\x10UploadAttachment\x12*.metamorph.chat.v1.UploadAttachmentRequest\x1a+.metamorph.chat.v1.UploadAttachmentResponse\"\x0f\xaa\xbb\x18\x01\x03\xb8\xbb\x18\x80\x80\x80\x01\x90\x02\x02(\x01\x12\x83\x01\n" +
 	"\x12DownloadAttachment\x12,.metamorph.chat.v1.DownloadAttachmentRequest\x1a-.metamorph.chat.v1.DownloadAttachmentResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x010\x01\x12i\n" +
 	"\n" +
-	"ListModels\x12$.metamorph.chat.v1.ListModelsRequest\x1a%.metamorph.chat.v1.ListModelsResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01B\xbe\x01\n" +
-	"\x15com.metamorph.chat.v1B\x10ChatServiceProtoP\x01Z-metamorph/clients/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
+	"ListModels\x12$.metamorph.chat.v1.ListModelsRequest\x1a%.metamorph.chat.v1.ListModelsResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01B\xbf\x01\n" +
+	"\x15com.metamorph.chat.v1B\x10ChatServiceProtoP\x01Z.metamorph.internal/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
 
 var (
 	file_metamorph_chat_v1_chat_service_proto_rawDescOnce sync.Once

@@ -667,8 +667,8 @@ const file_metamorph_chat_v1_generation_proto_rawDesc = "" +
 	"\vEFFORT_HIGH\x10\x03\x12\x10\n" +
 	"\fEFFORT_XHIGH\x10\x04\x12\x0e\n" +
 	"\n" +
-	"EFFORT_MAX\x10\x05B\xbd\x01\n" +
-	"\x15com.metamorph.chat.v1B\x0fGenerationProtoP\x01Z-metamorph/clients/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
+	"EFFORT_MAX\x10\x05B\xbe\x01\n" +
+	"\x15com.metamorph.chat.v1B\x0fGenerationProtoP\x01Z.metamorph.internal/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
 
 var (
 	file_metamorph_chat_v1_generation_proto_rawDescOnce sync.Once

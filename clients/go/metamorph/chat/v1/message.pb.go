@@ -1267,8 +1267,8 @@ const file_metamorph_chat_v1_message_proto_rawDesc = "" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tROLE_USER\x10\x01\x12\x12\n" +
-	"\x0eROLE_ASSISTANT\x10\x02B\xba\x01\n" +
-	"\x15com.metamorph.chat.v1B\fMessageProtoP\x01Z-metamorph/clients/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
+	"\x0eROLE_ASSISTANT\x10\x02B\xbb\x01\n" +
+	"\x15com.metamorph.chat.v1B\fMessageProtoP\x01Z.metamorph.internal/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
 
 var (
 	file_metamorph_chat_v1_message_proto_rawDescOnce sync.Once

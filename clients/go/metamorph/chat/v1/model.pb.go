@@ -388,9 +388,9 @@ const file_metamorph_chat_v1_model_proto_rawDesc = "" +
 	"\tsuccessor\x18\a \x01(\t\x12\x12\n" +
 	"\n" +
 	"is_default\x18\b \x01(\b\x12:\n" +
-	"\fcapabilities\x18\t \x01(\v2$.metamorph.chat.v1.ModelCapabilitiesB\xb8\x01\n" +
+	"\fcapabilities\x18\t \x01(\v2$.metamorph.chat.v1.ModelCapabilitiesB\xb9\x01\n" +
 	"\x15com.metamorph.chat.v1B\n" +
-	"ModelProtoP\x01Z-metamorph/clients/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
+	"ModelProtoP\x01Z.metamorph.internal/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
 
 var (
 	file_metamorph_chat_v1_model_proto_rawDescOnce sync.Once

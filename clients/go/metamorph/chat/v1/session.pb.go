@@ -250,8 +250,8 @@ const file_metamorph_chat_v1_session_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\t:\x028\x01\x1a-\n" +
 	"\vLabelsEntry\x12\v\n" +
 	"\x03key\x18\x01 \x01(\t\x12\r\n" +
-	"\x05value\x18\x02 \x01(\t:\x028\x01B\xba\x01\n" +
-	"\x15com.metamorph.chat.v1B\fSessionProtoP\x01Z-metamorph/clients/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
+	"\x05value\x18\x02 \x01(\t:\x028\x01B\xbb\x01\n" +
+	"\x15com.metamorph.chat.v1B\fSessionProtoP\x01Z.metamorph.internal/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
 
 var (
 	file_metamorph_chat_v1_session_proto_rawDescOnce sync.Once

@@ -1372,8 +1372,8 @@ const file_metamorph_chat_v1_turn_proto_rawDesc = "" +
 	"\x11STOP_REASON_PAUSE\x10\x05\x12\x17\n" +
 	"\x13STOP_REASON_REFUSAL\x10\x06\x12 \n" +
 	"\x1cSTOP_REASON_CONTEXT_EXCEEDED\x10\a\x12\x15\n" +
-	"\x11STOP_REASON_OTHER\x10\bB\xb7\x01\n" +
-	"\x15com.metamorph.chat.v1B\tTurnProtoP\x01Z-metamorph/clients/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
+	"\x11STOP_REASON_OTHER\x10\bB\xb8\x01\n" +
+	"\x15com.metamorph.chat.v1B\tTurnProtoP\x01Z.metamorph.internal/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
 
 var (
 	file_metamorph_chat_v1_turn_proto_rawDescOnce sync.Once

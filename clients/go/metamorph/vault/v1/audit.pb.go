@@ -185,9 +185,9 @@ const file_metamorph_vault_v1_audit_proto_rawDesc = "" +
 	"\x03mac\x18\v \x01(\f\x1a.\n" +
 	"\fDetailsEntry\x12\v\n" +
 	"\x03key\x18\x01 \x01(\t\x12\r\n" +
-	"\x05value\x18\x02 \x01(\t:\x028\x01B\xbf\x01\n" +
+	"\x05value\x18\x02 \x01(\t:\x028\x01B\xc0\x01\n" +
 	"\x16com.metamorph.vault.v1B\n" +
-	"AuditProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
+	"AuditProtoP\x01Z0metamorph.internal/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (
 	file_metamorph_vault_v1_audit_proto_rawDescOnce sync.Once

@@ -376,8 +376,8 @@ const file_metamorph_vault_v1_change_proto_rawDesc = "" +
 	"\x15CHANGE_VERB_SUSPENDED\x10\f\x12\x17\n" +
 	"\x13CHANGE_VERB_RESUMED\x10\r\x12\x18\n" +
 	"\x14CHANGE_VERB_IMPORTED\x10\x0e\x12\x17\n" +
-	"\x13CHANGE_VERB_REFUSED\x10 B\xc0\x01\n" +
-	"\x16com.metamorph.vault.v1B\vChangeProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
+	"\x13CHANGE_VERB_REFUSED\x10 B\xc1\x01\n" +
+	"\x16com.metamorph.vault.v1B\vChangeProtoP\x01Z0metamorph.internal/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (
 	file_metamorph_vault_v1_change_proto_rawDescOnce sync.Once

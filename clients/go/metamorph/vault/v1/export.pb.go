@@ -117,8 +117,8 @@ const file_metamorph_vault_v1_export_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\x03 \x01(\x03\x12\x16\n" +
 	"\x0eexpected_bytes\x18\x04 \x01(\x03\x12\x14\n" +
-	"\foperation_id\x18\x05 \x01(\tB\xc0\x01\n" +
-	"\x16com.metamorph.vault.v1B\vExportProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
+	"\foperation_id\x18\x05 \x01(\tB\xc1\x01\n" +
+	"\x16com.metamorph.vault.v1B\vExportProtoP\x01Z0metamorph.internal/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (
 	file_metamorph_vault_v1_export_proto_rawDescOnce sync.Once

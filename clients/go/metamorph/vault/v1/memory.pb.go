@@ -360,8 +360,8 @@ const file_metamorph_vault_v1_memory_proto_rawDesc = "" +
 	"\x17MEMORY_TYPE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14MEMORY_TYPE_EPISODIC\x10\x01\x12\x18\n" +
 	"\x14MEMORY_TYPE_SEMANTIC\x10\x02\x12\x18\n" +
-	"\x14MEMORY_TYPE_IDENTITY\x10\x03B\xc0\x01\n" +
-	"\x16com.metamorph.vault.v1B\vMemoryProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
+	"\x14MEMORY_TYPE_IDENTITY\x10\x03B\xc1\x01\n" +
+	"\x16com.metamorph.vault.v1B\vMemoryProtoP\x01Z0metamorph.internal/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (
 	file_metamorph_vault_v1_memory_proto_rawDescOnce sync.Once

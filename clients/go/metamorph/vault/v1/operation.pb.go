@@ -471,8 +471,8 @@ const file_metamorph_vault_v1_operation_proto_rawDesc = "" +
 	"\x1fOPERATION_KIND_ROTATE_DATA_KEYS\x10\x03\x12\x1e\n" +
 	"\x1aOPERATION_KIND_ERASE_VAULT\x10\x04\x12\x1f\n" +
 	"\x1bOPERATION_KIND_IMPORT_VAULT\x10\x05\x12\x1f\n" +
-	"\x1bOPERATION_KIND_EXPORT_VAULT\x10\x06B\xc3\x01\n" +
-	"\x16com.metamorph.vault.v1B\x0eOperationProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
+	"\x1bOPERATION_KIND_EXPORT_VAULT\x10\x06B\xc4\x01\n" +
+	"\x16com.metamorph.vault.v1B\x0eOperationProtoP\x01Z0metamorph.internal/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (
 	file_metamorph_vault_v1_operation_proto_rawDescOnce sync.Once

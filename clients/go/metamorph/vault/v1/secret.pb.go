@@ -237,8 +237,8 @@ const file_metamorph_vault_v1_secret_proto_rawDesc = "" +
 	"\x05value\x18\x03 \x01(\f\x12\x0f\n" +
 	"\acreator\x18\x04 \x01(\t\x12/\n" +
 	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.Timestamp\x120\n" +
-	"\fdestroy_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\xc0\x01\n" +
-	"\x16com.metamorph.vault.v1B\vSecretProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
+	"\fdestroy_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\xc1\x01\n" +
+	"\x16com.metamorph.vault.v1B\vSecretProtoP\x01Z0metamorph.internal/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (
 	file_metamorph_vault_v1_secret_proto_rawDescOnce sync.Once

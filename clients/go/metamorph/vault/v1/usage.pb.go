@@ -12,7 +12,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
-	v1 "metamorph/clients/go/metamorph/chat/v1"
+	v1 "metamorph.internal/go/metamorph/chat/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -662,9 +662,9 @@ const file_metamorph_vault_v1_usage_proto_rawDesc = "" +
 	"\x14USAGE_GROUPING_MODEL\x10\x02\x12\x1a\n" +
 	"\x16USAGE_GROUPING_SESSION\x10\x03\x12\x17\n" +
 	"\x13USAGE_GROUPING_USER\x10\x04\x12\x18\n" +
-	"\x14USAGE_GROUPING_LABEL\x10\x05B\xbf\x01\n" +
+	"\x14USAGE_GROUPING_LABEL\x10\x05B\xc0\x01\n" +
 	"\x16com.metamorph.vault.v1B\n" +
-	"UsageProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
+	"UsageProtoP\x01Z0metamorph.internal/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (
 	file_metamorph_vault_v1_usage_proto_rawDescOnce sync.Once

@@ -13,7 +13,7 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
-	_ "metamorph/clients/go/metamorph/api/v1"
+	_ "metamorph.internal/go/metamorph/api/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -3515,8 +3515,8 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\fDeleteMemory\x12'.metamorph.vault.v1.DeleteMemoryRequest\x1a(.metamorph.vault.v1.DeleteMemoryResponse\"\x0e\xaa\xbb\x18\x01\x04\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12w\n" +
 	"\x0eSearchMemories\x12).metamorph.vault.v1.SearchMemoriesRequest\x1a*.metamorph.vault.v1.SearchMemoriesResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12p\n" +
 	"\vExportVault\x12&.metamorph.vault.v1.ExportVaultRequest\x1a'.metamorph.vault.v1.ExportVaultResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x01\x90\x02\x000\x01\x12t\n" +
-	"\vImportVault\x12&.metamorph.vault.v1.ImportVaultRequest\x1a'.metamorph.vault.v1.ImportVaultResponse\"\x12\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x14Ȼ\x18\x01\x90\x02\x02(\x01B\xc6\x01\n" +
-	"\x16com.metamorph.vault.v1B\x11VaultServiceProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
+	"\vImportVault\x12&.metamorph.vault.v1.ImportVaultRequest\x1a'.metamorph.vault.v1.ImportVaultResponse\"\x12\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x14Ȼ\x18\x01\x90\x02\x02(\x01B\xc7\x01\n" +
+	"\x16com.metamorph.vault.v1B\x11VaultServiceProtoP\x01Z0metamorph.internal/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (
 	file_metamorph_vault_v1_vault_service_proto_rawDescOnce sync.Once

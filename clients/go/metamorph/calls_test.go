@@ -1,0 +1,73 @@
+package metamorph_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"metamorph.internal/go/metamorph"
+	chatv1 "metamorph.internal/go/metamorph/chat/v1"
+)
+
+func TestAnErrorIsFoundInEveryWay(t *testing.T) {
+	client := dial(t, serve(t).target)
+	_, err := client.Chat.GetSession(t.Context(), &chatv1.GetSessionRequest{})
+	var failed *metamorph.Error
+	if !errors.As(err, &failed) || failed.Code != codes.NotFound || failed.Resumable() {
+		t.Fatal(err)
+	}
+	if found, ok := status.FromError(err); !ok || found.Code() != codes.NotFound || found.Message() != "no session" {
+		t.Fatal(found)
+	}
+	if inner, ok := status.FromError(errors.Unwrap(err)); !ok || inner.Code() != codes.NotFound {
+		t.Fatal(inner)
+	}
+	if err.Error() != "NOT_FOUND: no session" {
+		t.Fatal(err)
+	}
+}
+
+func TestTheErrorOfATokenSourceIsReturnedAndNothingIsSent(t *testing.T) {
+	server, asleep := serve(t), errors.New("the issuer is asleep")
+	client := dial(t, server.target, metamorph.WithTokenSource(func(context.Context) (string, error) {
+		return "", asleep
+	}))
+	if _, err := client.Chat.GetSession(t.Context(), &chatv1.GetSessionRequest{}); !errors.Is(err, asleep) {
+		t.Fatal(err)
+	}
+	if _, err := client.Start(t.Context(), "ses_1", metamorph.Text("Hello")); !errors.Is(err, asleep) {
+		t.Fatal(err)
+	}
+	if calls := server.made(); len(calls) > 0 {
+		t.Fatal(calls)
+	}
+}
+
+func TestATokenThatCannotBeSentIsRefusedAtOnce(t *testing.T) {
+	if _, err := metamorph.Dial("localhost:50051", metamorph.WithToken("line\nfeed")); !namesToken(err) {
+		t.Fatal(err)
+	}
+	server := serve(t)
+	client := dial(t, server.target, metamorph.WithTokenSource(func(context.Context) (string, error) {
+		return "line\nfeed", nil
+	}))
+	_, err := client.Start(t.Context(), "ses_1", metamorph.Text("Hello"))
+	if calls := server.made(); !namesToken(err) || len(calls) > 0 {
+		t.Fatal(err, calls)
+	}
+}
+
+func TestRegenerateRefusesAParent(t *testing.T) {
+	client := dial(t, serve(t).target)
+	if _, err := client.Regenerate(t.Context(), "msg_1", metamorph.WithParent("msg_0")); err == nil {
+		t.Fatal("it is not refused")
+	}
+}
+
+func namesToken(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "token")
+}

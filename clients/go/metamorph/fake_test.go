@@ -1,0 +1,140 @@
+package metamorph_test
+
+import (
+	"context"
+	"net"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"metamorph.internal/go/metamorph"
+	chatv1 "metamorph.internal/go/metamorph/chat/v1"
+)
+
+// server answers each stream with the next script, the last one again and again: the sequences of its events, of which 5
+// is TurnFinished. After a stream's events it waits if it is told to hang.
+type server struct {
+	chatv1.UnimplementedChatServiceServer
+	target string
+	turn   chatv1.TurnStatus
+	hangs  bool
+
+	lock    sync.Mutex
+	scripts [][]int32
+	calls   []string
+	tokens  []string
+}
+
+// serve starts a server, which ends with the test.
+func serve(t *testing.T, scripts ...[]int32) *server {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := &server{target: listener.Addr().String(), turn: chatv1.TurnStatus_TURN_STATUS_RUNNING, scripts: scripts}
+	running := grpc.NewServer()
+	chatv1.RegisterChatServiceServer(running, found)
+	go running.Serve(listener)
+	t.Cleanup(running.Stop)
+	return found
+}
+
+func dial(t *testing.T, target string, options ...metamorph.Option) *metamorph.Client {
+	t.Helper()
+	client, err := metamorph.Dial(target, options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+func (server *server) GetTurn(
+	ctx context.Context, request *chatv1.GetTurnRequest,
+) (*chatv1.GetTurnResponse, error) {
+	server.called(ctx, "GetTurn")
+	return &chatv1.GetTurnResponse{Turn: &chatv1.Turn{Status: server.turn, LastSequence: 5}}, nil
+}
+
+func (server *server) GetSession(
+	ctx context.Context, request *chatv1.GetSessionRequest,
+) (*chatv1.GetSessionResponse, error) {
+	server.called(ctx, "GetSession")
+	return nil, status.Error(codes.NotFound, "no session")
+}
+
+func (server *server) SendMessage(
+	request *chatv1.SendMessageRequest, stream grpc.ServerStreamingServer[chatv1.SendMessageResponse],
+) error {
+	server.called(stream.Context(), "SendMessage")
+	return server.play(stream.Context(), func(event *chatv1.TurnEvent) error {
+		return stream.Send(&chatv1.SendMessageResponse{Event: event})
+	})
+}
+
+func (server *server) StreamTurn(
+	request *chatv1.StreamTurnRequest, stream grpc.ServerStreamingServer[chatv1.StreamTurnResponse],
+) error {
+	server.called(stream.Context(), "StreamTurn")
+	return server.play(stream.Context(), func(event *chatv1.TurnEvent) error {
+		return stream.Send(&chatv1.StreamTurnResponse{Event: event})
+	})
+}
+
+func (server *server) called(ctx context.Context, name string) {
+	server.lock.Lock()
+	defer server.lock.Unlock()
+	given, _ := metadata.FromIncomingContext(ctx)
+	server.calls = append(server.calls, name)
+	server.tokens = append(server.tokens, strings.Join(given.Get("authorization"), ","))
+}
+
+func (server *server) made() []string {
+	server.lock.Lock()
+	defer server.lock.Unlock()
+	return slices.Clone(server.calls)
+}
+
+func (server *server) play(ctx context.Context, send func(*chatv1.TurnEvent) error) error {
+	server.lock.Lock()
+	script := server.scripts[0]
+	if len(server.scripts) > 1 {
+		server.scripts = server.scripts[1:]
+	}
+	server.lock.Unlock()
+	for _, sequence := range script {
+		event := &chatv1.TurnEvent{TurnId: "turn_1", Sequence: sequence}
+		if sequence == 5 {
+			event.Event = &chatv1.TurnEvent_TurnFinished{TurnFinished: &chatv1.TurnFinished{}}
+		}
+		if err := send(event); err != nil {
+			return err
+		}
+	}
+	if server.hangs {
+		<-ctx.Done()
+	}
+	return nil
+}
+
+// goroutinesEnd fails the test unless there are as few goroutines as before within five seconds.
+func goroutinesEnd(t *testing.T, before int) {
+	t.Helper()
+	for range 500 {
+		if runtime.NumGoroutine() <= before {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	stacks := make([]byte, 1<<20)
+	t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
+}

@@ -1,0 +1,78 @@
+package metamorph
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"google.golang.org/grpc/status"
+)
+
+const (
+	firstBackoff   = 100 * time.Millisecond
+	longestBackoff = 5 * time.Second
+)
+
+// patience is how long a client goes on trying: until giveUpAfter has passed without progress.
+type patience struct {
+	giveUpAfter  time.Duration
+	onRetry      func(*Error)
+	attempts     int
+	failingSince time.Time
+}
+
+func (client *Client) patience() *patience {
+	return &patience{giveUpAfter: client.giveUpAfter, onRetry: client.onRetry}
+}
+
+// progress starts anew, because something has arrived.
+func (patience *patience) progress() {
+	patience.attempts, patience.failingSince = 0, time.Time{}
+}
+
+// wait waits before the next attempt. It returns the error if no attempt can help, or the next one would come too
+// late, and that of the context if it ends.
+func (patience *patience) wait(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return contextError(ctx)
+	}
+	var failed *Error
+	if !errors.As(err, &failed) || !failed.Resumable() {
+		return err
+	}
+	if patience.failingSince.IsZero() {
+		patience.failingSince = time.Now()
+	}
+	delay := failed.RetryDelay
+	if delay == 0 {
+		delay = backoffAfter(patience.attempts)
+	}
+	if time.Since(patience.failingSince)+delay > patience.giveUpAfter {
+		return err
+	}
+	patience.attempts++
+	patience.onRetry(failed)
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return contextError(ctx)
+	}
+}
+
+// backoffAfter returns an exponential delay with full jitter (AWS Architecture Blog, 2015).
+func backoffAfter(attempts int) time.Duration {
+	longest := longestBackoff
+	if attempts < 6 {
+		longest = firstBackoff << attempts
+	}
+	return time.Duration(rand.Int64N(int64(longest)))
+}
+
+// contextError returns the error of a call whose context has ended.
+func contextError(ctx context.Context) error {
+	return errorOf(status.FromContextError(ctx.Err()).Err())
+}

@@ -1,0 +1,85 @@
+package metamorph
+
+import (
+	"context"
+	"io"
+	"iter"
+
+	chatv1 "metamorph.internal/go/metamorph/chat/v1"
+)
+
+// Reply is the reply of a turn that has started. One goroutine may use it at a time, except for Cancel.
+//
+// Its events arrive each once, and in order: what one method has returned, or a loop has had, no other one gets. Use it
+// up to its end, or call Close, or cancel the context that it was started with: until then its stream is open.
+type Reply struct {
+	// TurnID is the ID of the turn, with which another process can follow it.
+	TurnID string
+
+	client *Client
+	events *turnEvents
+	first  *chatv1.TurnEvent
+}
+
+// begin returns a reply once its turn is stored, which its first event says.
+func (client *Client) begin(events *turnEvents) (*Reply, error) {
+	first, err := events.next(context.Background())
+	if err != nil {
+		events.close()
+		return nil, err
+	}
+	return &Reply{TurnID: first.GetTurnId(), client: client, events: events, first: first}, nil
+}
+
+// Events yields the events, to the end of the turn. After an error, there is none. Leaving the loop ends the stream
+// only: the turn goes on, and another loop goes on after the last event.
+func (reply *Reply) Events() iter.Seq2[*chatv1.TurnEvent, error] {
+	return func(yield func(*chatv1.TurnEvent, error) bool) {
+		if first := reply.first; first != nil {
+			reply.first = nil
+			if !yield(first, nil) {
+				reply.events.close()
+				return
+			}
+		}
+		reply.events.all()(yield)
+	}
+}
+
+// Text yields the text as it arrives, and otherwise what Events does.
+func (reply *Reply) Text() iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for event, err := range reply.Events() {
+			if text := event.GetTextDelta().GetText(); (err != nil || text != "") && !yield(text, err) {
+				return
+			}
+		}
+	}
+}
+
+// Final returns how the turn has ended, with the stored message, once it has. It may be called more than once, and
+// after a loop. A turn that has failed is no error: its status says so.
+//
+// The context ends the wait. That of Start does too.
+func (reply *Reply) Final(ctx context.Context) (*chatv1.TurnFinished, error) {
+	reply.first = nil
+	for {
+		_, err := reply.events.next(ctx)
+		if err == io.EOF {
+			return reply.events.finished, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// Cancel stops the turn, and returns it. What was generated so far is kept, and the events still come to an end.
+func (reply *Reply) Cancel(ctx context.Context) (*chatv1.Turn, error) {
+	return reply.client.Cancel(ctx, reply.TurnID)
+}
+
+// Close ends the stream. The turn goes on.
+func (reply *Reply) Close() {
+	reply.events.close()
+}
