@@ -25,7 +25,7 @@ UV := PATH="$$PATH:$(CURDIR)/.tools/uv/bin" uv
 LOCK := $(UV) pip compile --quiet --universal --generate-hashes --no-header \
 	--no-annotate --no-emit-package metamorph-client
 
-.PHONY: help run test mutants check harness bench abuse torture install tools site generate baseline lock base format clean
+.PHONY: help run test mutants check harness bench abuse torture install tools site generate dist baseline lock base format clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -108,6 +108,9 @@ site: $(SITE)/.installed ## Build the documentation as a static site, in ./site
 generate: $(VENV)/.installed $(NODE_MODULES) $(TOOLS)/grpcurl ## Rebuild the generated clients, pages and .env.example
 	@bash scripts/generate
 
+dist: $(VENV)/.installed $(NODE_MODULES) ## Build what programs install into ./dist: wheel and sdist, npm tarball, Go module
+	@bash scripts/dist
+
 baseline: $(NODE_MODULES) ## Move the baseline that the contract is compared with, on purpose only (decision 18)
 	@$(BUF) build proto --exclude-source-info -o proto/baseline.binpb
 
@@ -131,4 +134,4 @@ format: $(VENV)/.installed tools ## Format Python, protobuf and Go
 	@if command -v gofmt >/dev/null; then gofmt -w clients/go tests/clients; fi
 
 clean: ## Remove what was installed and built; ./data stays
-	@rm -rf $(VENV) .tools clients/typescript/node_modules clients/typescript/dist site .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf $(VENV) .tools clients/typescript/node_modules clients/typescript/dist dist site .mypy_cache .ruff_cache .pytest_cache

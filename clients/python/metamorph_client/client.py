@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from typing import Any, Self, cast
 
 import grpc
-from google.protobuf.message import Message as ProtoMessage
 
 from metamorph_client.admin.v1.admin_service_pb2_grpc import AdminServiceStub
 from metamorph_client.attachments import Source, downloaded, uploaded
@@ -15,31 +14,22 @@ from metamorph_client.chat.v1.attachment_pb2 import Attachment
 from metamorph_client.chat.v1.chat_service_pb2 import (
     CancelTurnRequest,
     CreateSessionRequest,
-    ListMessagesRequest,
-    ListSessionsRequest,
-    ListTurnsRequest,
-    MessageMatch,
-    MessageOrder,
     RegenerateReplyRequest,
-    SearchMessagesRequest,
     SendMessageRequest,
 )
 from metamorph_client.chat.v1.chat_service_pb2_grpc import ChatServiceStub
 from metamorph_client.chat.v1.generation_pb2 import GenerationOptions
-from metamorph_client.chat.v1.message_pb2 import Message
 from metamorph_client.chat.v1.session_pb2 import Session
-from metamorph_client.chat.v1.turn_pb2 import Turn, TurnEvent, TurnFinished, TurnStatus
+from metamorph_client.chat.v1.turn_pb2 import Turn, TurnEvent, TurnFinished
 from metamorph_client.content import Content, blocks
 from metamorph_client.errors import MetamorphError
-from metamorph_client.pages import each
+from metamorph_client.lists import Lists
 from metamorph_client.replies import Patience, Reply, Resuming
 from metamorph_client.tools import Tool, ToolLoop
-from metamorph_client.vault.v1.memory_pb2 import Memory, MemoryType
-from metamorph_client.vault.v1.vault_service_pb2 import ListMemoriesRequest, MemoryOrder
 from metamorph_client.vault.v1.vault_service_pb2_grpc import VaultServiceStub
 
 
-class MetamorphClient:
+class MetamorphClient(Lists):
     """A client of one server. Use it as an async context manager, in one event loop.
 
     `target` is host:port or grpc://host:port for plaintext, or grpcs://host:port for TLS, which `tls` asks for too.
@@ -219,77 +209,6 @@ class MetamorphClient:
         """
         async for chunk in downloaded(self.chat, self._patience(), attachment_id):
             yield chunk
-
-    def list_sessions(
-        self,
-        *,
-        archived: bool | None = None,
-        creator: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-        page_size: int = 0,
-    ) -> AsyncGenerator[Session]:
-        """Yields sessions, newest activity first, over as many pages as there are. Raises MetamorphError."""
-        request = ListSessionsRequest(archived=archived, creator=creator, metadata=metadata, page_size=page_size)
-        return self.pages(self.chat.ListSessions, request)
-
-    def list_messages(
-        self,
-        session_id: str,
-        *,
-        leaf_message_id: str | None = None,
-        all_branches: bool = False,
-        order_by: MessageOrder.ValueType = MessageOrder.MESSAGE_ORDER_UNSPECIFIED,
-        page_size: int = 0,
-    ) -> AsyncGenerator[Message]:
-        """Yields the messages of a branch, by default the current one, oldest first. Raises MetamorphError."""
-        request = ListMessagesRequest(
-            session_id=session_id,
-            leaf_message_id=leaf_message_id,
-            all_branches=all_branches,
-            order_by=order_by,
-            page_size=page_size,
-        )
-        return self.pages(self.chat.ListMessages, request)
-
-    def list_turns(
-        self,
-        session_id: str,
-        *,
-        status: TurnStatus.ValueType = TurnStatus.TURN_STATUS_UNSPECIFIED,
-        page_size: int = 0,
-    ) -> AsyncGenerator[Turn]:
-        """Yields a session's turns, newest first. Raises MetamorphError."""
-        request = ListTurnsRequest(session_id=session_id, status=status, page_size=page_size)
-        return self.pages(self.chat.ListTurns, request)
-
-    def list_memories(
-        self,
-        *,
-        type: MemoryType.ValueType = MemoryType.MEMORY_TYPE_UNSPECIFIED,  # noqa: A002
-        order_by: MemoryOrder.ValueType = MemoryOrder.MEMORY_ORDER_UNSPECIFIED,
-        superseded: bool = False,
-        superseded_by: str = "",
-        page_size: int = 0,
-    ) -> AsyncGenerator[Memory]:
-        """Yields the vault's memories. Raises MetamorphError."""
-        request = ListMemoriesRequest(
-            type=type, order_by=order_by, superseded=superseded, superseded_by=superseded_by, page_size=page_size
-        )
-        return self.pages(self.vault.ListMemories, request)
-
-    def search_messages(
-        self, query: str, *, session_id: str | None = None, page_size: int = 0
-    ) -> AsyncGenerator[MessageMatch]:
-        """Yields the messages that have all words of a query, newest first. Raises MetamorphError."""
-        request = SearchMessagesRequest(query=query, session_id=session_id, page_size=page_size)
-        return self.pages(self.chat.SearchMessages, request)
-
-    def pages(self, method: Callable[[Any], Any], request: ProtoMessage) -> AsyncGenerator[Any]:
-        """Yields what every page of a List or Search method has, such as `pages(client.vault.ListSecrets, request)`.
-
-        Raises MetamorphError, and TypeError for a method that has no pages.
-        """
-        return each(method, request)
 
     def _sent(self, request: SendMessageRequest) -> AsyncGenerator[TurnEvent]:
         return Resuming(self.chat, self._patience(), start=lambda: self.chat.SendMessage(request)).events()

@@ -16,7 +16,7 @@ from metamorph_client.chat.v1.chat_service_pb2_grpc import ChatServiceStub
 from metamorph_client.chat.v1.turn_pb2 import Turn, TurnEvent, TurnFinished
 from metamorph_client.client import MetamorphClient
 from metamorph_client.errors import MetamorphError
-from metamorph_client.pages import each
+from metamorph_client.lists import each
 from metamorph_client.portal import Portal
 from metamorph_client.replies import Reply
 from metamorph_client.vault.v1.vault_service_pb2_grpc import VaultServiceStub

@@ -11,6 +11,7 @@ from tests.clients.conformance.driver import Driver
 from tests.clients.conformance.languages import LANGUAGES, SKIPPED, mutant_of_python
 from tests.clients.conformance.playing import Playing
 from tests.clients.conformance.world import World
+from tests.support.paths import ROOT
 
 CASES = cases()
 # What a client may do wrong, and a case that notices it.
@@ -24,6 +25,11 @@ MUTANTS = {
     "cancels_what_is_left": "leaving_a_reply_does_not_stop_its_turn",
     "waits_longer_than_its_deadline": "a_call_without_a_deadline_has_the_clients",
 }
+
+
+def test_the_page_lists_every_case() -> None:
+    page = (ROOT / "docs" / "clients.md").read_text().partition("## What all of them do")[2]
+    assert [line[2:] for line in page.splitlines() if line.startswith("- ")] == [case.sentence for case in CASES]
 
 
 class Drivers:
