@@ -22,16 +22,17 @@ def for_clients(files: FileDescriptorSet) -> FileDescriptorSet:
             if file.public_dependency or file.weak_dependency:
                 raise ValueError(f"{file.name} has public imports, whose numbers would change")
             file.dependency.remove(RULES)
-        _shorten(file.message_type)
+        shorten(file.message_type)
     return kept
 
 
-def _shorten(messages: Iterable[DescriptorProto]) -> None:
+def shorten(messages: Iterable[DescriptorProto]) -> None:
+    """Removes the names in JSON that follow from those of their fields."""
     for message in messages:
         for field in message.field:
             if field.json_name == re.sub(r"_(\w)", lambda found: found[1].upper(), field.name):
                 field.ClearField("json_name")
-        _shorten(message.nested_type)
+        shorten(message.nested_type)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from functools import cache
 from typing import cast
 
-import grpc
 import jwt
 from metamorph_client import MetamorphClient, MetamorphError
 from metamorph_client.chat.v1.chat_service_pb2 import CreateSessionRequest, ListMessagesRequest, ListSessionsRequest
@@ -94,7 +93,7 @@ async def read(request: Request) -> Response:
 
 def refused(_: Request, error: Exception) -> Response:
     """Returns a refusal of Metamorph in terms of HTTP."""
-    refusal = error if isinstance(error, MetamorphError) else MetamorphError.of(cast(grpc.aio.AioRpcError, error))
+    refusal = cast(MetamorphError, error)
     after = {} if refusal.retry_delay is None else {"retry-after": str(int(refusal.retry_delay) + 1)}
     return JSONResponse({"error": refusal.reason}, STATUSES.get(refusal.reason, 502), after)
 
@@ -102,5 +101,5 @@ def refused(_: Request, error: Exception) -> Response:
 PATH = "/tickets/{ticket}"
 app = Starlette(
     routes=[Route(PATH, ask, methods=["POST"]), Route(PATH, read, methods=["GET"])],
-    exception_handlers={MetamorphError: refused, grpc.aio.AioRpcError: refused},
+    exception_handlers={MetamorphError: refused},
 )

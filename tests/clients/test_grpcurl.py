@@ -41,6 +41,17 @@ async def test_it_lists_the_services_and_describes_a_method(running: Serving) ->
     assert "returns ( stream .metamorph.chat.v1.SendMessageResponse )" in out
 
 
+async def test_it_shows_comments_permissions_and_rules(running: Serving) -> None:
+    _, method, _ = await grpcurl(running, running.target, "describe", "metamorph.chat.v1.ChatService.StreamTurn")
+    assert "// Replays a turn's events after a sequence" in method
+    assert "(.metamorph.api.v1.requires) = PERMISSION_READ" in method
+    _, request, _ = await grpcurl(running, running.target, "describe", "metamorph.chat.v1.StreamTurnRequest")
+    assert "// Required. At most 64 characters." in request
+    assert "min_len: 1, max_len: 64" in request
+    _, reason, _ = await grpcurl(running, running.target, "describe", "metamorph.api.v1.ErrorReason")
+    assert "// Cure: " in reason
+
+
 async def test_it_streams_a_chat(running: Serving) -> None:
     chat = "metamorph.chat.v1.ChatService"
     _, out, _ = await grpcurl(running, "-d", '{"session":{"title":"by hand"}}', running.target, f"{chat}/CreateSession")

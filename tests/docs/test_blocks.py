@@ -45,6 +45,7 @@ PRINTED = {
     "docs/chat.md": ["Continue with --session"],
     "docs/conversations.md": ['"turn_finished"', '"prices"'],
     "docs/first-service.md": ['"from":"customer"', "Where is my order?", "Only once"],
+    "docs/grpcurl.md": ["// Stores a message", "SESSION_NOT_FOUND", "refused with", "turn_finished", "memory_id"],
     "docs/getting-started.md": ['vault_id: "team-a"', "output tokens"],
     "docs/monitoring.md": [
         "metamorph_turns_total{",

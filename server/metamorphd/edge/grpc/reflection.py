@@ -1,29 +1,75 @@
-"""Server reflection under both names: grpcurl tries v1 first, older tools use v1alpha."""
+"""Server reflection under both names: grpcurl tries v1 first, older tools use v1alpha.
 
-from collections.abc import Sequence
+Files of the contract are served as they are written, with their comments and rules (scripts/reflected.py).
+"""
+
+import functools
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from metamorphd.edge.grpc.hardened_server import parsing
+from metamorphd.third_party import validate_pb2
 
 V1 = "grpc.reflection.v1.ServerReflection"
 V1ALPHA = "grpc.reflection.v1alpha.ServerReflection"
 POOL = descriptor_pool.Default()
+CONTRACT = "contract.binpb"
+# Which the contract's files import, and generated code does not.
+RULES = validate_pb2.DESCRIPTOR
+
+
+@dataclass(frozen=True)
+class _File:
+    """As much of a FileDescriptor as the servicer reads. A descriptor of a pool would have lost its comments."""
+
+    proto: FileDescriptorProto
+
+    @property
+    def name(self) -> str:
+        return self.proto.name
+
+    @property
+    def dependencies(self) -> list[Any]:
+        return [_file(name) for name in self.proto.dependency]
+
+    def CopyToProto(self, proto: FileDescriptorProto) -> None:
+        proto.CopyFrom(self.proto)
+
+
+@functools.cache
+def _contract() -> Mapping[str, _File]:
+    """The files of the contract by name. Read when they are first asked for, which most servers never are."""
+    files = FileDescriptorSet.FromString(importlib.resources.files(__package__).joinpath(CONTRACT).read_bytes())
+    return {file.name: _File(file) for file in files.file}
+
+
+def _file(name: str) -> Any:
+    """A file of the contract, or else of the pool. Raises KeyError if neither has it."""
+    if name == RULES.name:
+        return RULES
+    return _contract().get(name) or POOL.FindFileByName(name)
 
 
 class _Pool:
-    """The default pool, extended to find methods, which `grpcurl describe …Service.Method` looks up."""
+    """The default pool, with the contract's own files, and with methods, which `grpcurl describe` looks up."""
 
-    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:
+    def FindFileByName(self, name: str) -> Any:
+        return _file(name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> Any:
         try:
-            return POOL.FindFileContainingSymbol(symbol)
+            found = POOL.FindFileContainingSymbol(symbol)
         except KeyError:
-            return POOL.FindFileContainingSymbol(symbol.rpartition(".")[0])
+            found = POOL.FindFileContainingSymbol(symbol.rpartition(".")[0])
+        return _file(found.name)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(POOL, name)
