@@ -78,6 +78,8 @@ async def test_json_has_all_that_the_api_returns(tmp_path: Path) -> None:
     ("arguments", "ended", "said"),
     [
         (["list", "--token", mint()], 4, "the token must be an operator's"),
+        (["stats", "unused"], 1, "no vault unused was ever used"),
+        (["resume", "unused"], 1, "no vault unused was ever used"),
         (["stats", "no/vault"], 1, "a vault's ID is as in its tokens"),
         (["suspend", "acme", "--reason", "x" * 501], 1, "a reason has at most 500 characters"),
         (["list", "--target", "localhost:1"], 3, "is the server running?"),

@@ -63,6 +63,13 @@ async def test_an_interrupted_export_goes_on(running: Serving, tmp_path: Path) -
     assert "1 session" in out
 
 
+async def test_an_export_that_the_server_no_longer_has_begins_anew(running: Serving, tmp_path: Path) -> None:
+    file = tmp_path / "vault.ndjson"
+    (tmp_path / "vault.ndjson.part").write_text('{"export_id": "exp_none"}\n')
+    code, out, err = await run(*reach(running), str(file), "--resume")
+    assert (code, out, "EXPORT_NOT_FOUND" in err, "leave out --resume" in err) == (1, "", True, True)
+
+
 async def test_an_export_survives_a_lost_connection(running: Serving, tmp_path: Path) -> None:
     alice = running.caller()
     for number in range(60):

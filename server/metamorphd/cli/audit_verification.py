@@ -134,7 +134,10 @@ def _show(found: Found, anchors: Anchors | None, stamped: Sequence[Stamped]) -> 
     heads = [] if anchors is None else list(anchors.heads)
     click.echo(f"{len(heads):,} heads were looked for.")
     if beyond := _later(found, heads):
-        click.echo(f"{beyond:,} entries are later than those heads: what was cut off after them cannot be found.")
+        click.echo(
+            f"{beyond:,} entries are later than those heads: what was cut off after them cannot be found. "
+            "--anchors takes newer ones, of the server's log or of `metamorph audit heads`."
+        )
     if anchors is not None:
         _show_stamps(found, anchors, stamped)
     for fault in found.faults:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
+import grpc
 from metamorph_client import MetamorphClient, MetamorphError
 from metamorph_client.vault.v1.vault_service_pb2 import ExportVaultRequest
 
@@ -61,6 +62,9 @@ class Verification:
         return found
 
 
+RESUMING_HINTS = {grpc.StatusCode.NOT_FOUND: "the server does not have that export any more; leave out --resume"}
+
+
 def export_vault(settings: ClientSettings, file: Path, *, resume: bool, recipient: str, as_json: bool) -> None:
     """Writes an export to a file. Raises ClickException."""
     if file.exists():
@@ -91,7 +95,7 @@ def export_vault(settings: ClientSettings, file: Path, *, resume: bool, recipien
             click.echo(f"{file} has {size:,} bytes: {listed(trailer['counts'])}.")
         return True
 
-    run_as_tenant(settings, download)
+    run_as_tenant(settings, download, RESUMING_HINTS if resume else {})
 
 
 def _continued(written: BinaryIO, verified: Verification) -> str:

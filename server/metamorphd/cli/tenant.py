@@ -2,7 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -22,8 +23,15 @@ HINTS = {
 }
 
 
-def run_as_tenant(settings: ClientSettings, work: Callable[[MetamorphClient], Awaitable[bool]]) -> None:
-    """Does some work with the server that settings name. Exits with 1 if it returns false. Raises ClickException."""
+def run_as_tenant(
+    settings: ClientSettings,
+    work: Callable[[MetamorphClient], Awaitable[bool]],
+    hints: Mapping[grpc.StatusCode, str] = MappingProxyType({}),
+) -> None:
+    """Does some work with the server that settings name. Exits with 1 if it returns false. Raises ClickException.
+
+    `hints` say what to do about the server's errors, besides those that every command has.
+    """
 
     async def connected() -> bool:
         async with MetamorphClient(
@@ -37,7 +45,7 @@ def run_as_tenant(settings: ClientSettings, work: Callable[[MetamorphClient], Aw
     try:
         good = asyncio.run(connected())
     except MetamorphError as exc:
-        raise failed_call(exc, HINTS) from exc
+        raise failed_call(exc, {**HINTS, **hints}) from exc
     if not good:
         sys.exit(1)
 

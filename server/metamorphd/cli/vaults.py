@@ -68,7 +68,8 @@ class Client:
         return True
 
     async def stats(self, vault_id: str) -> bool:
-        stats = (await self._admin.GetVaultStats(GetVaultStatsRequest(vault_id=vault_id))).stats
+        stats = await self._stats(vault_id)
+        _require_known(stats)
         if self._as_json:
             click.echo(json.dumps(_as_dict(stats)))
             return True
@@ -87,6 +88,7 @@ class Client:
         return not running
 
     async def resume(self, vault_id: str) -> bool:
+        _require_known(await self._stats(vault_id))
         resumed = await self._admin.ResumeVault(ResumeVaultRequest(vault_id=vault_id))
         self._show(resumed, f"{vault_id} is active.")
         return True
@@ -95,6 +97,9 @@ class Client:
         released = await self._admin.ReleaseVault(ReleaseVaultRequest(vault_id=vault_id))
         self._show(released, f"{vault_id} can be used again.")
         return True
+
+    async def _stats(self, vault_id: str) -> VaultStats:
+        return (await self._admin.GetVaultStats(GetVaultStatsRequest(vault_id=vault_id))).stats
 
     def _show(self, response: Message, text: str) -> None:
         click.echo(json.dumps(_as_dict(response)) if self._as_json else text)
@@ -120,6 +125,14 @@ class Client:
                 await asyncio.sleep(refusal.retry_delay)
             else:
                 return response
+
+
+def _require_known(stats: VaultStats) -> None:
+    """Raises ClickException for a vault that was never used, and that no operator has changed."""
+    summary = stats.summary
+    if not (summary.HasField("create_time") or summary.status.HasField("change_time") or stats.revision):
+        vault_id = summary.status.vault_id
+        raise click.ClickException(f"no vault {vault_id} was ever used; `metamorph vault list` has those that were")
 
 
 def _as_dict(message: Message) -> dict[str, Any]:
