@@ -63,9 +63,13 @@ func WithGiveUpAfter(duration time.Duration) Option {
 }
 
 // WithOnRetry sets a function that is called with the error of a reply, an upload or a download before it is tried
-// again.
+// again. A nil one is none.
 func WithOnRetry(retry func(*Error)) Option {
-	return func(chosen *settings) { chosen.onRetry = retry }
+	return func(chosen *settings) {
+		if retry != nil {
+			chosen.onRetry = retry
+		}
+	}
 }
 
 // WithDialOptions passes options on to gRPC, such as interceptors. They come last, and replace the client's own.
