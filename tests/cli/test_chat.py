@@ -2,15 +2,13 @@
 
 import asyncio
 import json
-import os
-import pty
 from pathlib import Path
 
 import pytest
 
 from tests.support.caller import Events, text_of
 from tests.support.certificates import Authority
-from tests.support.command import METAMORPH, run
+from tests.support.command import run
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
 from tests.support.proxy import CuttingProxy
@@ -125,36 +123,6 @@ async def test_a_cost_that_would_be_shown_as_nothing_is_not(tmp_path: Path, api:
     assert "At most" not in err
 
 
-async def test_a_terminal_shows_the_reply_and_prompts_for_more(running: Serving) -> None:
-    controller, terminal = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *METAMORPH,
-        *("chat", "--target", running.target, "--token", mint()),
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
-    )
-    os.close(terminal)
-    screen = ""
-
-    async def until(text: str) -> None:
-        nonlocal screen
-        async with asyncio.timeout(30):
-            while text not in screen:
-                screen += (await asyncio.to_thread(os.read, controller, 65536)).decode()
-
-    await until("> ")
-    os.write(controller, b"First words\n")
-    await until("tokens in")
-    assert "This is Metamorph" in screen
-    screen = ""
-    os.write(controller, b"\x04")
-    await until("Continue with --session")
-    assert await asyncio.wait_for(process.wait(), 10) == 0
-    os.close(controller)
-
-
 @pytest.mark.parametrize(
     ("arguments", "ended", "expected"),
     [
@@ -182,3 +150,17 @@ async def test_empty_standard_input_is_refused(tmp_path: Path) -> None:
     code, _, err = await run("chat", typed="  \n")
     assert code == 2
     assert "standard input is empty" in err
+
+
+async def test_a_session_that_was_made_for_a_refused_message_is_deleted(tmp_path: Path, api: FakeMessagesApi) -> None:
+    async with asking(api, tmp_path, max_content_bytes=20) as running:
+        reach = ["chat", "--target", running.target, "--token", mint()]
+        code, _, err = await run(*reach, "A message of more than twenty bytes")
+        assert (code, len(err.splitlines())) == (1, 1)
+        assert err.startswith("Error: CONTENT_TOO_LARGE: ")
+        assert await running.caller().sessions() == []
+        code, _, err = await run(*reach, "A short one")
+        (session,) = await running.caller().sessions()
+        code, _, _ = await run(*reach, "--session", session.session_id, "A message of more than twenty bytes")
+        assert code == 1
+        assert [each.session_id for each in await running.caller().sessions()] == [session.session_id]

@@ -15,6 +15,7 @@ from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
 from tests.support.proxy import CuttingProxy
 from tests.support.serving import asking
+from tests.support.talking import say, talking
 from tests.support.terminal import Terminal, terminal
 from tests.support.tokens import mint
 
@@ -83,27 +84,14 @@ async def test_blocks_look_as_if_the_reply_had_come_at_once(tmp_path: Path, api:
 
 
 @asynccontextmanager
-async def _talking(target: str, directory: Path) -> AsyncIterator[Terminal]:
-    """A conversation that waits for a message."""
-    async with terminal(directory, *METAMORPH, "chat", "--target", target, "--token", mint()) as shown:
-        await shown.until(lambda screen: screen.endswith("\n>"))
-        yield shown
-
-
-async def _say(shown: Terminal, text: str) -> None:
-    await shown.type(text)
-    await shown.press("Enter")
-
-
-@asynccontextmanager
 async def _cut_off(api: FakeMessagesApi, directory: Path) -> AsyncIterator[tuple[Terminal, CuttingProxy]]:
     """A conversation whose connection is lost in a reply, after "Some words", and what can bring it back."""
     async with (
         asking(api, directory / "server") as running,
         CuttingProxy(running.server.grpc_port) as proxy,
-        _talking(proxy.target, directory) as shown,
+        talking(proxy.target, directory) as shown,
     ):
-        await _say(shown, "Hi")
+        await say(shown, "Hi")
         await shown.until("Some words")
         proxy.down = True
         proxy.cut()
@@ -112,12 +100,12 @@ async def _cut_off(api: FakeMessagesApi, directory: Path) -> AsyncIterator[tuple
 
 async def test_ctrl_c_stops_the_reply_and_the_conversation_goes_on(tmp_path: Path, api: FakeMessagesApi) -> None:
     api.script += [Reply(("Some words", "never"), hold=asyncio.Event()), Reply(("Another reply",))]
-    async with asking(api, tmp_path / "server") as running, _talking(running.target, tmp_path) as shown:
-        await _say(shown, "First")
+    async with asking(api, tmp_path / "server") as running, talking(running.target, tmp_path) as shown:
+        await say(shown, "First")
         await shown.until("Some words")
         await shown.press("C-c")
         await shown.until(lambda screen: screen.endswith("CANCELLED\n>"))
-        await _say(shown, "Second")
+        await say(shown, "Second")
         await shown.until(lambda screen: "Another reply" in screen and screen.endswith("\n>"))
         await shown.press("C-c")
         assert await shown.exit_code() == 0
@@ -155,18 +143,18 @@ async def test_a_second_ctrl_c_leaves_a_reply_that_cannot_be_stopped(tmp_path: P
 
 async def test_a_refusal_is_a_line_and_the_conversation_goes_on(tmp_path: Path, api: FakeMessagesApi) -> None:
     api.default = Reply(("A reply",))
-    async with asking(api, tmp_path, max_content_bytes=20) as running, _talking(running.target, tmp_path) as shown:
-        await _say(shown, "A message of more than twenty bytes")
+    async with asking(api, tmp_path, max_content_bytes=20) as running, talking(running.target, tmp_path) as shown:
+        await say(shown, "A message of more than twenty bytes")
         await shown.until("CONTENT_TOO_LARGE: ")
-        await _say(shown, "A short one")
+        await say(shown, "A short one")
         await shown.until("A reply")
 
 
 async def test_a_reply_without_a_word_yet_is_waited_for(tmp_path: Path, api: FakeMessagesApi) -> None:
     hold = asyncio.Event()
     api.default = Reply(("Some words",), hold=hold, hold_after=0)
-    async with asking(api, tmp_path / "server") as running, _talking(running.target, tmp_path) as shown:
-        await _say(shown, "Hi")
+    async with asking(api, tmp_path / "server") as running, talking(running.target, tmp_path) as shown:
+        await say(shown, "Hi")
         await shown.until("Waiting for the reply")
         hold.set()
         await shown.until("tokens in")

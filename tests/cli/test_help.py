@@ -17,6 +17,7 @@ SLOW = {
     "google",
     "grpc",
     "metamorph_client",
+    "prompt_toolkit",
     "pydantic_settings",
     "rich",
     "uvloop",

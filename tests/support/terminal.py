@@ -31,6 +31,11 @@ class Terminal:
         """Presses keys by tmux's names of them, such as Enter and C-c."""
         await self._run("send-keys", *keys)
 
+    async def paste(self, text: str) -> None:
+        """Pastes a text, bracketed if the program asks for that."""
+        await self._run("set-buffer", text)
+        await self._run("paste-buffer", "-p")
+
     async def screen(self) -> list[str]:
         """Returns the rows, less the empty ones at the end."""
         return _rows(await self._run("capture-pane", "-p"))
@@ -75,7 +80,8 @@ async def terminal(directory: Path, *command: str) -> AsyncIterator[Terminal]:
     tmux = [program, "-u", "-S", f"{sockets}/s", "-f", str(configuration)]
     process = await asyncio.create_subprocess_exec(
         *(*tmux, "new-session", "-d", "-x", "80", "-y", "24", SHELL.format(shlex.join(command), shlex.quote(ENDED))),
-        env={name: value for name, value in os.environ.items() if name not in {"TMUX", "COLUMNS", "LINES", "CI"}},
+        env={name: value for name, value in os.environ.items() if name not in {"TMUX", "COLUMNS", "LINES", "CI"}}
+        | {"XDG_STATE_HOME": str(directory / "state")},
     )
     assert await process.wait() == 0
     try:

@@ -18,6 +18,7 @@ from metamorphd.cli.connection import client_settings, connection_options
 @click.option("--session", type=TEXT, help="Session to continue.  [default: a new one]")
 @click.option("--model", type=TEXT, help="Model to use.  [default: the session's]")
 @connection_options
+@click.option("--no-history", is_flag=True, help="Keep no history of what is typed.  [default: METAMORPH_HISTORY]")
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
 @click.argument("message", type=TEXT, required=False)
 def chat(
@@ -27,6 +28,7 @@ def chat(
     vault: str | None,
     session: str | None,
     model: str | None,
+    no_history: bool,
     as_json: bool,
     message: str | None,
     **tls: Any,
@@ -36,10 +38,11 @@ def chat(
         message = piped_text()
     if message is not None and not message.strip():
         raise click.UsageError("the message is empty; pass one with words, or none to be asked for it")
-    from metamorphd.cli.conversation import converse
+    from metamorphd.cli.chatting import converse
 
+    settings = client_settings(target=target, token=token, vault=vault, **tls)
     complete = converse(
-        client_settings(target=target, token=token, vault=vault, **tls),
+        settings.model_copy(update={"history": settings.history and not no_history}),
         session_id=session or "",
         model=model or "",
         message=message,

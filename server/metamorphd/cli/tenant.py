@@ -52,9 +52,14 @@ def run_as_tenant(
 
 async def require_model(client: MetamorphClient, model: str) -> None:
     """Raises UsageError unless the server accepts a model, before anything is made for it."""
-    accepted = [each.model for each in (await client.chat.ListModels(ListModelsRequest())).models]
+    accepted = await accepted_models(client)
     if model not in accepted:
         raise click.UsageError(f"the server does not accept the model {model!r}; choose from {', '.join(accepted)}")
+
+
+async def accepted_models(client: MetamorphClient) -> list[str]:
+    """Returns the names of the models that the server accepts."""
+    return [each.model for each in (await client.chat.ListModels(ListModelsRequest())).models]
 
 
 def transfer_progress(*columns: Any) -> Progress:

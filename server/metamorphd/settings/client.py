@@ -27,6 +27,12 @@ class ClientSettings(BaseSettings):
     )
     key: Path | None = Field(default=None, description="PEM file of the key of METAMORPH_CERT.")
 
+    history: bool = Field(
+        default=True,
+        description="Keep what is typed in `metamorph chat` in `$XDG_STATE_HOME/metamorph/history`,"
+        " or `~/.local/state/metamorph/history`.",
+    )
+
     @property
     def over_tls(self) -> bool:
         """Returns whether the connection is encrypted."""

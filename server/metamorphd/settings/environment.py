@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 
 def variables() -> Mapping[str, str]:
@@ -35,3 +36,14 @@ def railway_volume() -> str:
 def proxied_port() -> str | None:
     """Returns the port that Railway's TCP proxy exposes, or None."""
     return os.environ.get("RAILWAY_TCP_APPLICATION_PORT")
+
+
+def state_directory() -> Path | None:
+    """Returns where programs of this user keep their state (XDG Base Directory Specification), or None if nowhere."""
+    named = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if named.is_absolute():
+        return named
+    try:
+        return Path.home() / ".local" / "state"
+    except RuntimeError:
+        return None
