@@ -19,6 +19,7 @@ from metamorphd.cli.connection import client_settings, connection_options
 @click.option("--model", type=TEXT, help="Model to use.  [default: the session's]")
 @connection_options
 @click.option("--no-history", is_flag=True, help="Keep no history of what is typed.  [default: METAMORPH_HISTORY]")
+@click.option("--thinking", is_flag=True, help="Keep all of what the model thinks, instead of a line.")
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
 @click.argument("message", type=TEXT, required=False)
 def chat(
@@ -29,6 +30,7 @@ def chat(
     session: str | None,
     model: str | None,
     no_history: bool,
+    thinking: bool,
     as_json: bool,
     message: str | None,
     **tls: Any,
@@ -47,6 +49,7 @@ def chat(
         model=model or "",
         message=message,
         as_json=as_json,
+        whole_thinking=thinking,
     )
     if not complete:
         sys.exit(1)

@@ -22,12 +22,20 @@ HINTS = {
 }
 
 
-def converse(settings: ClientSettings, *, session_id: str, model: str, message: str | None, as_json: bool) -> bool:
+def converse(
+    settings: ClientSettings,
+    *,
+    session_id: str,
+    model: str,
+    message: str | None,
+    as_json: bool,
+    whole_thinking: bool,
+) -> bool:
     """Sends `message`, or what is typed, in a session; a new one if `session_id` is empty.
 
     Returns whether the last reply is complete. Raises ClickException.
     """
-    terminal = Terminal(as_json=as_json)
+    terminal = Terminal(as_json=as_json, whole_thinking=whole_thinking)
     models: list[str] = []
 
     async def connect() -> Conversation:

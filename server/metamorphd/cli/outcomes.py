@@ -1,4 +1,4 @@
-"""What is said of a turn after its reply."""
+"""What is said of a turn, beside its reply."""
 
 from metamorph_client.chat.v1.message_pb2 import Usage
 from metamorph_client.chat.v1.turn_pb2 import (
@@ -6,7 +6,9 @@ from metamorph_client.chat.v1.turn_pb2 import (
     STOP_REASON_MAX_TOKENS,
     STOP_REASON_PAUSE,
     STOP_REASON_REFUSAL,
+    STOP_REASON_TOOL_USE,
     TURN_STATUS_COMPLETED,
+    TurnEvent,
     TurnFinished,
     TurnStatus,
 )
@@ -16,8 +18,32 @@ STOP_REASONS = {
     STOP_REASON_CONTEXT_EXCEEDED: "The reply was cut off: the model's context is full",
     STOP_REASON_PAUSE: "The model paused. Send a message to go on",
     STOP_REASON_REFUSAL: "The model declined to reply",
+    STOP_REASON_TOOL_USE: "The model waits for what a tool returns. Only the program that offers the tool can go on;"
+    " /regenerate asks again, /new begins another session",
 }
 SHOWN_NANOS = 100_000
+# More than a wide terminal has in a row.
+SHOWN_CHARACTERS = 500
+
+
+def note_on(event: TurnEvent) -> str:
+    """Returns a line about an event that is not of the reply's text or of its thinking, or nothing for others."""
+    match event.WhichOneof("event"):
+        case "tool_use":
+            return _line(f"Tool {event.tool_use.name}", event.tool_use.input)
+        case "tool_result":
+            result = event.tool_result
+            return _line("Tool failed:" if result.is_error else "Tool returned:", result.text)
+        case "memories_recalled":
+            count = len(event.memories_recalled.memory_ids)
+            return "Recalled 1 memory" if count == 1 else f"Recalled {count} memories"
+        case "compaction":
+            return "The conversation so far was summarized"
+    return ""
+
+
+def _line(what: str, text: str) -> str:
+    return f"{what} {' '.join(text[:SHOWN_CHARACTERS].split())}"
 
 
 def notes_on(finished: TurnFinished) -> list[str]:

@@ -12,6 +12,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 DRAW_SECONDS = 1 / 12
+DRAWN_CHARACTERS = 20_000
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 # Rich puts an empty line before a block that has blocks in it, even if nothing precedes it.
 GAP_OF_THEIR_OWN = {"bullet_list_open", "ordered_list_open", "blockquote_open", "table_open"}
@@ -20,15 +21,17 @@ GAP_OF_THEIR_OWN = {"bullet_list_open", "ordered_list_open", "blockquote_open", 
 class LiveReply:
     """Shows Markdown that grows. Blocks are printed once they are finished, and only the last one is drawn again.
 
-    Of a last block that is taller than the terminal, its end is shown until it is finished too. What was drawn again
-    never scrolls out of the terminal, so the scroll-back has each line once. `status` is shown below, beside a spinner,
-    unless it is empty. Use it as an async context manager.
+    Thinking is dim. Once it is finished it is one line, or all of it if `whole_thinking`. Of a last block that is
+    taller than the terminal, its end is shown until it is finished too. What was drawn again never scrolls out of the
+    terminal, so the scroll-back has each line once. `status` is shown below, beside a spinner, unless it is empty. Use
+    it as an async context manager.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, whole_thinking: bool) -> None:
         self._console = console
+        self._whole_thinking = whole_thinking
         self._live = Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop")
-        self._unprinted = ""
+        self._unprinted = self._thinking = ""
         self._gap = False
         self.status = ""
 
@@ -41,13 +44,39 @@ class LiveReply:
         self._drawing.cancel()
         with suppress(asyncio.CancelledError):
             await self._drawing
-        self._print(self._unprinted)
+        self._finish()
         self._live.stop()
 
     def add(self, text: str) -> None:
         """Appends text to the reply."""
+        if text and self._thinking:
+            self._finish()
         # A carriage return would be a line's end to Markdown alone.
         self._unprinted += text.replace("\r", "")
+
+    def think(self, text: str) -> None:
+        """Appends to what is thought."""
+        if text and self._unprinted:
+            self._finish()
+        self._thinking += text.replace("\r", "")
+
+    def line(self, text: str) -> None:
+        """Prints a line about the reply, which ends its last block."""
+        self._finish()
+        self._print_dim(Text(text, style="dim", no_wrap=True, overflow="ellipsis"))
+
+    def _finish(self) -> None:
+        """Prints for good what was drawn."""
+        self._print(self._unprinted)
+        thinking, self._unprinted, self._thinking = self._thinking.strip(), "", ""
+        if thinking:
+            collapsed = f"Thought in {len(thinking.split())} words"
+            self._print_dim(Text(thinking if self._whole_thinking else collapsed, style="dim"))
+
+    def _print_dim(self, text: Text) -> None:
+        self._live.update(Text(""), refresh=True)
+        self._console.print(Group(Text(""), text) if self._gap else text)
+        self._gap = True
 
     async def _draw_often(self) -> None:
         while True:
@@ -61,7 +90,14 @@ class LiveReply:
         if finished:
             self._print(self._unprinted[:finished])
             self._unprinted = self._unprinted[finished:]
-        self._live.update(_End(Group(self._blocks(self._unprinted), *self._spinner())), refresh=True)
+        self._live.update(_End(Group(self._live_part(), *self._spinner())), refresh=True)
+
+    def _live_part(self) -> RenderableType:
+        if not self._thinking:
+            return self._blocks(self._unprinted)
+        # The end of it fills any terminal.
+        thinking = Text(self._thinking[-DRAWN_CHARACTERS:], style="dim")
+        return Group(Text(""), thinking) if self._gap else thinking
 
     def _spinner(self) -> list[Text]:
         if not self.status:

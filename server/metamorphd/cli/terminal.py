@@ -11,6 +11,7 @@ from google.protobuf.json_format import MessageToDict
 from metamorph_client.chat.v1.turn_pb2 import TurnEvent, TurnFinished
 from rich.console import Console
 
+from metamorphd.cli.outcomes import note_on
 from metamorphd.cli.rendering import LiveReply
 
 WAITING = "Waiting for the reply"
@@ -19,8 +20,9 @@ WAITING = "Waiting for the reply"
 class Terminal:
     """Prints replies: rendered as they arrive on a terminal, as plain text elsewhere, or as JSON lines."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, whole_thinking: bool) -> None:
         self._as_json = as_json
+        self._whole_thinking = whole_thinking
         self._out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
         self._notes = Console(stderr=True, highlight=False)
         self._reply: LiveReply | None = None
@@ -61,11 +63,18 @@ class Terminal:
             if as_json:
                 click.echo(json.dumps(MessageToDict(event, preserving_proto_field_name=True)))
             else:
-                click.echo(event.text_delta.text, nl=False)
+                self._print_plainly(event)
             finished = event.turn_finished if event.HasField("turn_finished") else finished
         if not as_json:
             click.echo()
         return finished
+
+    def _print_plainly(self, event: TurnEvent) -> None:
+        click.echo(event.text_delta.text, nl=False)
+        if self._whole_thinking:
+            click.echo(event.thinking_delta.text, nl=False, err=True)
+        if line := note_on(event):
+            self._notes.print(line, style="dim", markup=False, no_wrap=True, overflow="ellipsis")
 
     async def _render(self, events: AsyncIterator[TurnEvent]) -> TurnFinished | None:
         with _without_echo():
@@ -73,19 +82,30 @@ class Terminal:
 
     async def _draw(self, events: AsyncIterator[TurnEvent]) -> TurnFinished | None:
         finished, begun = None, False
-        async with LiveReply(self._out) as reply:
+        async with LiveReply(self._out, whole_thinking=self._whole_thinking) as reply:
             self._reply = reply
             reply.status = WAITING
             try:
                 async for event in events:
-                    begun = begun or bool(event.text_delta.text)
+                    line = note_on(event)
+                    begun = begun or bool(event.text_delta.text or event.thinking_delta.text or line)
                     reply.add(event.text_delta.text)
+                    reply.think(event.thinking_delta.text)
+                    if line:
+                        reply.line(line)
                     if not self._status_stays:
-                        reply.status = "" if begun else WAITING
+                        reply.status = _waits_for(event, begun=begun)
                     finished = event.turn_finished if event.HasField("turn_finished") else finished
             finally:
                 self._reply = None
         return finished
+
+
+def _waits_for(event: TurnEvent, *, begun: bool) -> str:
+    # The provider may not disclose what is thought.
+    if event.HasField("thinking_delta"):
+        return "Thinking"
+    return "" if begun else WAITING
 
 
 @contextmanager
