@@ -4,6 +4,7 @@ import asyncio
 import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
 from tests.support.proxy import CuttingProxy
 from tests.support.serving import asking
-from tests.support.talking import say, talking
+from tests.support.talking import prompted, say, talking
 from tests.support.terminal import Terminal, terminal
 from tests.support.tokens import mint
 
@@ -67,6 +68,28 @@ async def test_a_reply_taller_than_the_terminal_leaves_each_of_its_lines_once(
     words = [line.strip("`- ") for line in reply.splitlines() if line.strip("`- ")]
     assert [row.strip(" •") for row in rows if row.strip(" •") in words] == words
     assert len(rows) <= len(reply.splitlines()) + 10
+
+
+def _is_filled(screen: str, *, height: int) -> bool:
+    return "line 58" in screen and len(screen.split("\n")) >= height - 2
+
+
+async def test_a_terminal_that_is_resized_under_a_tall_block_has_each_line_once(
+    tmp_path: Path, api: FakeMessagesApi
+) -> None:
+    hold = asyncio.Event()
+    api.default = Reply((f"Before.\n\n{CODE[:-4]}", "\n```"), hold=hold)
+    async with asking(api, tmp_path / "server") as running, talking(running.target, tmp_path) as shown:
+        await say(shown, "Hi")
+        await shown.until("line 58")
+        for columns, height in ((60, 12), (100, 30), (80, 24)):
+            await shown.resize(columns, height)
+            await shown.until(partial(_is_filled, height=height))
+        hold.set()
+        await prompted(shown)
+        rows_shown = [row.strip() for row in await shown.everything()]
+    assert [row for row in rows_shown if row.startswith("line ")] == [f"line {number}" for number in range(59)]
+    assert (rows_shown.count("Before."), rows_shown.count("> Hi")) == (1, 1)
 
 
 async def test_blocks_look_as_if_the_reply_had_come_at_once(tmp_path: Path, api: FakeMessagesApi) -> None:

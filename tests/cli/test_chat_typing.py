@@ -1,5 +1,6 @@
 """What is typed in `metamorph chat`, in a terminal of 80 columns and 24 rows."""
 
+import asyncio
 import stat
 from pathlib import Path
 
@@ -38,6 +39,20 @@ async def test_a_pasted_text_of_three_lines_is_one_message(tmp_path: Path, api: 
         assert await _sent(running) == [THREE_LINES]
         await shown.press("C-d")
         assert await shown.exit_code() == 0
+
+
+async def test_what_is_pasted_while_a_reply_arrives_waits_as_one_message(tmp_path: Path, api: FakeMessagesApi) -> None:
+    hold = asyncio.Event()
+    api.script += [Reply(("Some words", " and more"), hold=hold), Reply(("Another reply",))]
+    async with asking(api, tmp_path / "server") as running, talking(running.target, tmp_path) as shown:
+        await say(shown, "Hi")
+        await shown.until("Some words")
+        await shown.paste(THREE_LINES)
+        hold.set()
+        await shown.until(lambda screen: "and more" in screen and screen.endswith("third line"))
+        await shown.press("Enter")
+        await _answered(shown, "Another reply")
+        assert await _sent(running) == ["Hi", THREE_LINES]
 
 
 async def test_alt_enter_begins_another_line_and_ctrl_c_drops_what_is_typed(

@@ -36,6 +36,10 @@ class Terminal:
         await self._run("set-buffer", text)
         await self._run("paste-buffer", "-p")
 
+    async def resize(self, columns: int, rows: int) -> None:
+        """Makes the terminal as large as that."""
+        await self._run("resize-window", "-x", str(columns), "-y", str(rows))
+
     async def screen(self) -> list[str]:
         """Returns the rows, less the empty ones at the end."""
         return _rows(await self._run("capture-pane", "-p"))

@@ -22,15 +22,17 @@ class LiveReply:
     """Shows Markdown that grows. Blocks are printed once they are finished, and only the last one is drawn again.
 
     Thinking is dim. Once it is finished it is one line, or all of it if `whole_thinking`. Of a last block that is
-    taller than the terminal, its end is shown until it is finished too. What was drawn again never scrolls out of the
-    terminal, so the scroll-back has each line once. `status` is shown below, beside a spinner, unless it is empty. Use
-    it as an async context manager.
+    taller than the terminal, its end is shown on the terminal's alternate screen until it is finished too: what was
+    drawn again is in no scroll-back, also if the terminal is made smaller. `status` is shown below, beside a spinner,
+    unless it is empty. Use it as an async context manager.
     """
 
     def __init__(self, console: Console, *, whole_thinking: bool) -> None:
         self._console = console
         self._whole_thinking = whole_thinking
-        self._live = Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop")
+        self._live = self._display(alternate=False)
+        self._alternate = False
+        self._notes: list[Text] = []
         self._unprinted = self._thinking = ""
         self._gap = False
         self.status = ""
@@ -65,6 +67,12 @@ class LiveReply:
         self._finish()
         self._print_dim(Text(text, style="dim", no_wrap=True, overflow="ellipsis"))
 
+    def note(self, text: str) -> None:
+        """Prints a line above what is drawn again, once that is on the terminal's own screen."""
+        self._notes.append(Text(text, style="dim"))
+        if not self._alternate:
+            self._print_notes()
+
     def _finish(self) -> None:
         """Prints for good what was drawn."""
         self._print(self._unprinted)
@@ -74,6 +82,7 @@ class LiveReply:
             self._print_dim(Text(thinking if self._whole_thinking else collapsed, style="dim"))
 
     def _print_dim(self, text: Text) -> None:
+        self._move(alternate=False)
         self._live.update(Text(""), refresh=True)
         self._console.print(Group(Text(""), text) if self._gap else text)
         self._gap = True
@@ -90,7 +99,33 @@ class LiveReply:
         if finished:
             self._print(self._unprinted[:finished])
             self._unprinted = self._unprinted[finished:]
-        self._live.update(_End(Group(self._live_part(), *self._spinner())), refresh=True)
+        whole = Group(self._live_part(), *self._spinner())
+        rows = self._console.render_lines(whole, pad=False)
+        # One is for the cursor.
+        if len(rows) >= self._console.height:
+            self._move(alternate=True)
+        self._live.update(_Rows(rows[1 - self._console.height :]), refresh=True)
+
+    def _display(self, *, alternate: bool) -> Live:
+        return Live(
+            console=self._console, auto_refresh=False, screen=alternate, transient=True, vertical_overflow="crop"
+        )
+
+    def _move(self, *, alternate: bool) -> None:
+        """Goes on on the terminal's other screen, if it is not there."""
+        if alternate is self._alternate:
+            return
+        self._live.update(Text(""), refresh=True)
+        self._live.stop()
+        self._live, self._alternate = self._display(alternate=alternate), alternate
+        self._live.start()
+        if not alternate:
+            self._print_notes()
+
+    def _print_notes(self) -> None:
+        for note in self._notes:
+            self._console.print(note)
+        self._notes.clear()
 
     def _live_part(self) -> RenderableType:
         if not self._thinking:
@@ -107,6 +142,7 @@ class LiveReply:
 
     def _print(self, text: str) -> None:
         """Prints blocks for good, in place of what was drawn."""
+        self._move(alternate=False)
         self._live.update(Text(""), refresh=True)
         if text.strip():
             self._console.print(self._blocks(text))
@@ -118,15 +154,14 @@ class LiveReply:
         return Group(Text(""), markdown) if gap else markdown
 
 
-class _End:
-    """The last rows of a renderable, as many as the terminal has, less one for the cursor."""
+class _Rows:
+    """Rows that were rendered before."""
 
-    def __init__(self, whole: RenderableType) -> None:
-        self._whole = whole
+    def __init__(self, rows: list[list[Segment]]) -> None:
+        self._rows = rows
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        rows = console.render_lines(self._whole, options, pad=False)
-        for row in rows[1 - options.size.height :]:
+        for row in self._rows:
             yield from row
             yield Segment.line()
 

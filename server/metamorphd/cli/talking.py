@@ -161,4 +161,4 @@ class Talk:
 def _described(session: Session) -> str:
     day = session.update_time.ToDatetime().date()
     messages = "1 message" if session.message_count == 1 else f"{session.message_count} messages"
-    return f"{' '.join(session.title.split())[:40] or 'untitled'}, {messages}, {day}, {session.session_id}"
+    return f"{' '.join(session.title.split())[:40] or 'untitled'}, {messages}, {day}"

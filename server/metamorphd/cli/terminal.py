@@ -14,6 +14,8 @@ from rich.console import Console
 from metamorphd.cli.outcomes import note_on
 from metamorphd.cli.rendering import LiveReply
 
+# Bracketed paste, as xterm has it.
+MARK_PASTED, LEAVE_PASTED = "\x1b[?2004h", "\x1b[?2004l"
 WAITING = "Waiting for the reply"
 
 
@@ -30,9 +32,10 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """Prints a line that is not part of the conversation, on standard error."""
-        # Between rendered blocks only their own console can print.
-        console = self._notes if self._reply is None else self._out
-        console.print(text, style="dim", markup=False)
+        if self._reply is None:
+            self._notes.print(text, style="dim", markup=False)
+        else:
+            self._reply.note(text)
 
     def status(self, text: str, *, stays: bool = False) -> None:
         """Shows on one line what the reply waits for, until its next event, or if it `stays` until the turn's end.
@@ -110,7 +113,10 @@ def _waits_for(event: TurnEvent, *, begun: bool) -> str:
 
 @contextmanager
 def _without_echo() -> Iterator[None]:
-    """Keeps the terminal from printing what is typed, which would be in the midst of what is drawn again."""
+    """Keeps the terminal from printing what is typed, which would be in the midst of what is drawn again.
+
+    A text that is pasted meanwhile is marked as such, so that it is one message.
+    """
     if not sys.stdin.isatty():
         yield
         return
@@ -118,7 +124,9 @@ def _without_echo() -> Iterator[None]:
     silent = list(before)
     silent[3] &= ~termios.ECHO
     termios.tcsetattr(sys.stdin, termios.TCSANOW, silent)
+    click.echo(MARK_PASTED, nl=False)
     try:
         yield
     finally:
+        click.echo(LEAVE_PASTED, nl=False)
         termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
