@@ -11,9 +11,13 @@ from metamorphd.cli.audit import audit
 from metamorphd.cli.backup import backup
 from metamorphd.cli.chat import chat
 from metamorphd.cli.check import check
+from metamorphd.cli.complete import complete
+from metamorphd.cli.figures import models, usage
 from metamorphd.cli.keys import keys
 from metamorphd.cli.serve import dev, serve
+from metamorphd.cli.sessions import sessions
 from metamorphd.cli.token import token
+from metamorphd.cli.turns import turns
 from metamorphd.cli.vault import vault
 from metamorphd.settings.environment import silence_core
 
@@ -27,14 +31,14 @@ def cli(ctx: click.Context) -> None:
         silence_core()
 
 
-for command in (dev, serve, token, chat, check, backup, keys, vault, audit):
+for command in (dev, serve, token, chat, sessions, turns, models, usage, check, backup, keys, vault, audit, complete):
     cli.add_command(command)
 
 
 def main() -> None:
     """Runs the command. An error that prevents it from starting or going on is printed as one line on stderr."""
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        sys.exit(cli.main(prog_name="metamorph", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as exc:
         exc.show()
         sys.exit(exc.exit_code)

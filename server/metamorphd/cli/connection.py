@@ -52,6 +52,27 @@ def operator_options(command: Any) -> Any:
     return command
 
 
+def tenant_options(command: Any) -> Any:
+    """Adds the options of commands that call a server as a user of a vault."""
+    command = connection_options(command)
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option(
+            "--vault", type=TEXT, help="Vault to act on, in dev mode.  [default: METAMORPH_VAULT, else dev-vault]"
+        ),
+        click.option(
+            "--token", type=TEXT, help="Token to send.  [default: METAMORPH_TOKEN; none is needed in dev mode]"
+        ),
+        click.option(
+            "--target",
+            type=TEXT,
+            help="Server, [grpcs://]host:port.  [default: METAMORPH_TARGET, else localhost:50051]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def tls_options(command: Any) -> Any:
     """Adds the options that name the files of TLS to a command."""
     for option in (
