@@ -115,7 +115,7 @@ baseline: $(NODE_MODULES) ## Move the baseline that the contract is compared wit
 	@$(BUF) build proto --exclude-source-info -o proto/baseline.binpb
 
 lock: $(VENV)/.installed ## Resolve the dependencies anew into the four requirements locks
-	@$(LOCK) --upgrade --group dev pyproject.toml -o requirements.lock
+	@$(LOCK) --upgrade --group dev --group examples pyproject.toml -o requirements.lock
 	@$(LOCK) --constraint requirements.lock pyproject.toml -o requirements.runtime.lock
 	@$(LOCK) --upgrade --group build -o requirements.build.lock
 	@$(LOCK) --upgrade --constraint requirements.lock --group docs -o requirements.docs.lock
@@ -131,7 +131,7 @@ base: ## Pin the images that ours is built from to the newest digests of their t
 format: $(VENV)/.installed tools ## Format Python, protobuf and Go
 	@$(BIN)/ruff check --fix --quiet . && $(BIN)/ruff format --quiet .
 	@if [ -x $(BUF) ]; then $(BUF) format -w; fi
-	@if command -v gofmt >/dev/null; then gofmt -w clients/go tests/clients; fi
+	@if command -v gofmt >/dev/null; then gofmt -w clients/go examples tests/clients; fi
 
 clean: ## Remove what was installed and built; ./data stays
 	@rm -rf $(VENV) .tools clients/typescript/node_modules clients/typescript/dist dist site .mypy_cache .ruff_cache .pytest_cache

@@ -61,6 +61,7 @@ PRINTED = {
         '"retention_days": 90',
     ],
     "docs/long-work.md": ['"operation_id"', '"unit": "percent"'],
+    "docs/recipes.md": ["offline model", "label:team=web has no tokens", "50 tokens_per_day used, 0 left"],
     "docs/replicas.md": ["serving"],
     "docs/vaults.md": ["first used", '"session_count": "1"', "is suspended", "VAULT_SUSPENDED", "is active"],
     "docs/secrets.md": ["Zmlyc3Q=", "version 2 is second", "destroy_time", "has a key", '"left": 0'],

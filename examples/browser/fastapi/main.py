@@ -1,0 +1,80 @@
+"""Streams replies to a browser: `uvicorn --app-dir examples/browser/fastapi main:app`, then http://localhost:8000.
+
+The cookie `token` is the user's own, such as token_exchange.py sets. Each call passes it on, so that the server decides
+what this user may do, and in which vault. In dev mode there need not be one."""
+
+import math
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated, cast
+
+from fastapi import Body, Cookie, Depends, FastAPI, Header, HTTPException, Request
+from fastapi.responses import JSONResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.staticfiles import StaticFiles
+from google.protobuf.json_format import MessageToJson
+from metamorph_client import MetamorphClient, MetamorphError
+from metamorph_client.chat.v1.chat_service_pb2 import GetTurnRequest
+from metamorph_client.chat.v1.turn_pb2 import TURN_STATUS_RUNNING
+
+STATUSES = {"INVALID_ARGUMENT": 422, "UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "NOT_FOUND": 404}
+STATUSES |= {"FAILED_PRECONDITION": 409, "ABORTED": 409, "RESOURCE_EXHAUSTED": 429, "UNAVAILABLE": 503}
+TARGET = os.environ.get("METAMORPH_TARGET", "localhost:50051")
+token: ContextVar[str] = ContextVar("token", default="")
+Text = Annotated[str, Body(min_length=1, max_length=8000)]
+
+
+@asynccontextmanager
+async def connected(app: FastAPI) -> AsyncIterator[None]:
+    async with MetamorphClient(TARGET, token=token.get, give_up_after=20) as app.state.client:
+        yield
+
+
+async def client(request: Request, cookie: Annotated[str, Cookie(alias="token")] = "") -> MetamorphClient:
+    token.set(cookie)
+    return cast(MetamorphClient, request.app.state.client)
+
+
+Client = Annotated[MetamorphClient, Depends(client)]
+app = FastAPI(lifespan=connected)
+
+
+@app.exception_handler(MetamorphError)
+async def refuse(_: Request, error: MetamorphError) -> JSONResponse:
+    wait = {"retry-after": str(math.ceil(error.retry_delay))} if error.retry_delay else {}
+    return JSONResponse({"reason": error.reason, "message": error.message}, STATUSES.get(error.code.name, 500), wait)
+
+
+@app.post("/replies", status_code=201)
+async def ask(text: Text, client: Client, session_id: Annotated[str, Body()] = "") -> dict[str, str]:
+    session_id = session_id or (await client.create_session()).session_id
+    reply = await client.start(session_id, text)
+    await reply.aclose()  # This stream only. The turn goes on.
+    return {"session_id": session_id, "turn_id": reply.turn_id}
+
+
+async def after(turn_id: str, client: Client, last_event_id: Annotated[str, Header()] = "") -> int:
+    turn = (await client.chat.GetTurn(GetTurnRequest(turn_id=turn_id))).turn
+    seen, _, sequence = last_event_id.partition(":")
+    after = int(sequence) if seen == turn_id and sequence.isdecimal() else 0
+    if turn.status != TURN_STATUS_RUNNING and after >= turn.last_sequence:
+        raise HTTPException(204)  # Nothing is left: the browser asks no more.
+    return after
+
+
+@app.get("/replies/{turn_id}", response_class=EventSourceResponse)
+async def stream(turn_id: str, client: Client, after: Annotated[int, Depends(after)]) -> AsyncIterator[ServerSentEvent]:
+    with suppress(MetamorphError):  # The browser asks again, with its Last-Event-ID.
+        async for event in client.follow(turn_id, after):
+            yield ServerSentEvent(id=f"{turn_id}:{event.sequence}", raw_data=MessageToJson(event, indent=None))
+
+
+@app.delete("/replies/{turn_id}", status_code=204)
+async def cancel(turn_id: str, client: Client) -> None:
+    await client.cancel(turn_id)
+
+
+app.mount("/", StaticFiles(directory=Path(__file__).parents[1] / "page", html=True))

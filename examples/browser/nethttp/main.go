@@ -1,0 +1,132 @@
+// Streams replies to a browser: `go run -C examples/browser/nethttp .`, then http://localhost:8000.
+//
+// The cookie `token` is the user's own, such as token_exchange.py sets. Each call passes it on, so that the server
+// decides what this user may do, and in which vault. In dev mode there need not be one.
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"math"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/encoding/protojson"
+	"metamorph.internal/go/metamorph"
+	chatv1 "metamorph.internal/go/metamorph/chat/v1"
+)
+
+var statuses = map[codes.Code]int{
+	codes.InvalidArgument: 422, codes.Unauthenticated: 401, codes.PermissionDenied: 403, codes.NotFound: 404,
+	codes.FailedPrecondition: 409, codes.Aborted: 409, codes.ResourceExhausted: 429, codes.Unavailable: 503,
+}
+
+type tokenKey struct{}
+
+type app struct{ client *metamorph.Client }
+
+func main() {
+	token := func(ctx context.Context) (string, error) { return ctx.Value(tokenKey{}).(string), nil }
+	client, err := metamorph.Dial(cmp.Or(os.Getenv("METAMORPH_TARGET"), "localhost:50051"),
+		metamorph.WithTokenSource(token), metamorph.WithGiveUpAfter(20*time.Second))
+	if err != nil {
+		log.Fatal(err)
+	}
+	// Not the default one, on which gRPC serves /debug/requests.
+	mux, app := http.NewServeMux(), app{client}
+	mux.Handle("POST /replies", answering(app.ask))
+	mux.Handle("GET /replies/{turn}", answering(app.stream))
+	mux.Handle("DELETE /replies/{turn}", answering(app.cancel))
+	mux.Handle("GET /", http.FileServer(http.Dir("../page")))
+	server := http.Server{Addr: "127.0.0.1:" + cmp.Or(os.Getenv("PORT"), "8000"), Handler: mux, ReadTimeout: time.Minute}
+	log.Fatal(server.ListenAndServe())
+}
+
+// answering serves a request with its user's token, and answers what is refused before anything was written.
+func answering(serve func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		token := ""
+		if cookie, err := r.Cookie("token"); err == nil {
+			token = cookie.Value
+		}
+		var refusal *metamorph.Error
+		if errors.As(serve(w, r.WithContext(context.WithValue(r.Context(), tokenKey{}, token))), &refusal) {
+			if refusal.RetryDelay > 0 {
+				w.Header().Set("Retry-After", fmt.Sprint(math.Ceil(refusal.RetryDelay.Seconds())))
+			}
+			body := map[string]string{"reason": refusal.Reason, "message": refusal.Message}
+			answer(w, cmp.Or(statuses[refusal.Code], 500), body)
+		}
+	}
+}
+
+func answer(w http.ResponseWriter, status int, body map[string]string) error {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	return json.NewEncoder(w).Encode(body)
+}
+
+func (app app) ask(w http.ResponseWriter, r *http.Request) error {
+	var question struct{ Text, Session_id string }
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&question)
+	if length := utf8.RuneCountInString(question.Text); err != nil || length < 1 || length > 8000 {
+		return answer(w, 422, map[string]string{"message": "text must have 1 to 8000 characters"})
+	}
+	session := question.Session_id
+	if session == "" {
+		created, err := app.client.CreateSession(r.Context(), nil)
+		if err != nil {
+			return err
+		}
+		session = created.SessionId
+	}
+	reply, err := app.client.Start(r.Context(), session, metamorph.Text(question.Text))
+	if err != nil {
+		return err
+	}
+	reply.Close() // This stream only. The turn goes on.
+	return answer(w, 201, map[string]string{"session_id": session, "turn_id": reply.TurnID})
+}
+
+func (app app) stream(w http.ResponseWriter, r *http.Request) error {
+	found, err := app.client.Chat.GetTurn(r.Context(), &chatv1.GetTurnRequest{TurnId: r.PathValue("turn")})
+	if err != nil {
+		return err
+	}
+	turn, after := found.Turn, 0
+	if seen, sequence, _ := strings.Cut(r.Header.Get("Last-Event-ID"), ":"); seen == turn.TurnId {
+		after, _ = strconv.Atoi(sequence)
+	}
+	if turn.Status != chatv1.TurnStatus_TURN_STATUS_RUNNING && after >= int(turn.LastSequence) {
+		w.WriteHeader(204) // Nothing is left: the browser asks no more.
+		return nil
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-cache")
+	for event, err := range app.client.Follow(r.Context(), turn.TurnId, int32(after)) {
+		if err != nil {
+			break // The browser asks again, with its Last-Event-ID.
+		}
+		data, _ := protojson.Marshal(event)
+		fmt.Fprintf(w, "id: %s:%d\ndata: %s\n\n", turn.TurnId, event.Sequence, data)
+		http.NewResponseController(w).Flush()
+	}
+	return nil
+}
+
+func (app app) cancel(w http.ResponseWriter, r *http.Request) error {
+	_, err := app.client.Cancel(r.Context(), r.PathValue("turn"))
+	if err == nil {
+		w.WriteHeader(204)
+	}
+	return err
+}
