@@ -10,6 +10,8 @@ JOBS ?= 2
 TOOLS := .tools/bin
 SITE := .tools/site
 NODE_MODULES := clients/typescript/node_modules/.installed
+# Built last.
+TYPESCRIPT := clients/typescript/dist/cjs/package.json
 BUF := clients/typescript/node_modules/.bin/buf
 
 GRPCURL_VERSION := v1.9.4
@@ -63,12 +65,16 @@ $(VENV)/.installed: pyproject.toml clients/python/pyproject.toml requirements.lo
 	@touch $@
 
 # A machine without Node or Go still runs whatever needs neither; CI has both.
-tools: $(SITE)/.installed $(if $(CI)$(shell command -v npm),$(NODE_MODULES)) $(if $(CI)$(shell command -v go),$(TOOLS)/grpcurl $(TOOLS)/versitygw $(TOOLS)/litestream $(TOOLS)/compose-spec) ## Install what pages and tests need: mkdocs; with Node buf; with Go grpcurl, an S3 server, age, Litestream, the code generators, Compose's loader
+tools: $(SITE)/.installed $(if $(CI)$(shell command -v npm),$(NODE_MODULES) $(TYPESCRIPT)) $(if $(CI)$(shell command -v go),$(TOOLS)/grpcurl $(TOOLS)/versitygw $(TOOLS)/litestream $(TOOLS)/compose-spec) ## Install what pages and tests need: mkdocs; with Node buf and the built TypeScript client; with Go grpcurl, an S3 server, age, Litestream, the code generators, Compose's loader
 
 $(NODE_MODULES): clients/typescript/package.json clients/typescript/package-lock.json
 	@command -v npm >/dev/null || { echo "npm is needed here: install Node 20 or newer" >&2; exit 1; }
 	@cd clients/typescript && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
+
+$(TYPESCRIPT): clients/typescript/build.mjs $(wildcard clients/typescript/*.json) \
+		$(shell find clients/typescript/src -name '*.ts') | $(NODE_MODULES)
+	@node clients/typescript/build.mjs
 
 $(TOOLS)/grpcurl: Makefile
 	@command -v go >/dev/null || { echo "go is needed here: install Go (clients/go/go.mod names the version)" >&2; exit 1; }

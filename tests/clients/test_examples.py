@@ -9,11 +9,9 @@ import pytest
 
 from tests.support.caller import text_of
 from tests.support.paths import ROOT
-from tests.support.programs import require
+from tests.support.programs import require, typescript_client
 from tests.support.serving import Serving
 from tests.support.tokens import mint
-
-TYPESCRIPT = ROOT / "clients" / "typescript"
 
 
 def python() -> list[str]:
@@ -21,10 +19,8 @@ def python() -> list[str]:
 
 
 def node() -> list[str]:
-    return [
-        require("node", hint="install Node 20, then `make tools`", installed=TYPESCRIPT / "node_modules"),
-        "example.js",
-    ]
+    typescript_client()
+    return ["node", "example.js"]
 
 
 def go() -> list[str]:

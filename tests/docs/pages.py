@@ -10,9 +10,9 @@ PAGES = sorted(
     path for pattern in ("*.md", "docs/**/*.md", "clients/*/*.md", "bench/*.md") for path in ROOT.glob(pattern)
 )
 README = ROOT / "README.md"
-# The languages whose blocks are run, and those whose blocks are only displayed. tests/clients compiles those of Go.
+# The languages whose blocks are run, and those whose blocks are only displayed. tests/clients has the others.
 RUN = {"bash", "sh", "python"}
-SHOWN = {"text", "go"}
+SHOWN = {"text", "go", "typescript"}
 _FENCE = re.compile(
     r"(?:^<!-- (?:not run: (?P<reason>[^\n]+)|file: (?P<file>\S+)) -->\n+)?"
     r"^```(?P<language>\w*)\n(?P<text>.*?)^```$",

@@ -12,7 +12,7 @@ import pytest
 
 from tests.docs.pages import PAGES, README, RUN, SHOWN, Block, blocks
 from tests.support.paths import ROOT
-from tests.support.programs import require
+from tests.support.programs import require, typescript_client
 from tests.support.tokens import SECRET
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -147,6 +147,8 @@ def test_every_block_of_a_page_runs(page: Path, dev: Dev) -> None:
     for program, hint in HINTS.items():
         if re.search(rf"\b{program} ", text):
             require(program, hint=hint)
+    if "clients/typescript" in text:
+        typescript_client()
     result = subprocess.run(
         ["bash", "-c", text],
         cwd=dev.checkout,

@@ -1,7 +1,9 @@
 """Programs outside Python that may not be installed on every developer's machine."""
 
+import fcntl
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,10 +22,23 @@ def require(name: str, *, hint: str, installed: Path | None = None) -> str:
     pytest.skip(reason)
 
 
+def typescript_client() -> Path:
+    """Returns the directory of the TypeScript client, built if its sources are newer. Skips the test if it cannot."""
+    directory = ROOT / "clients" / "typescript"
+    node = require("node", hint="install Node 20, then `make tools`", installed=directory / "node_modules")
+    built = directory / "dist" / "cjs" / "package.json"
+    sources = [*directory.glob("src/**/*.ts"), *directory.glob("*.json"), directory / "build.mjs"]
+    with (directory / "package.json").open() as file:
+        # One process of the tests builds, and the others wait.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not built.exists() or built.stat().st_mtime < max(source.stat().st_mtime for source in sources):
+            subprocess.run([node, "build.mjs"], cwd=directory, check=True)
+    return directory
+
+
 def client_program(language: str, source: Path) -> list[str]:
     """Returns a command that runs a program of a client, in its directory. Skips the test if it cannot."""
     if language == "go":
         return [require("go", hint="install Go"), "run", str(source.with_suffix(".go"))]
-    installed = ROOT / "clients" / "typescript" / "node_modules"
-    require("node", hint="install Node 20, then `make tools`", installed=installed)
+    typescript_client()
     return ["node", "--input-type=module", "--eval", source.with_suffix(".js").read_text()]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.clients.conformance.driver import Command
 from tests.support.paths import ROOT
-from tests.support.programs import require
+from tests.support.programs import client_program, require
 
 DRIVERS = ROOT / "tests" / "clients" / "conformance" / "drivers"
 PYTHON_PATH = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "clients" / "python")])}
@@ -30,6 +30,11 @@ def _go() -> Command:
     return Command([str(Path(_built_go_driver().name) / "driver")], ROOT)
 
 
+def _typescript() -> Command:
+    # Evaluated in the client's directory, so that it finds the client by its name.
+    return Command(client_program("typescript", DRIVERS / "typescript"), ROOT / "clients" / "typescript")
+
+
 @cache
 def _built_go_driver() -> "tempfile.TemporaryDirectory[str]":
     """Returns the directory of the program, which is deleted in the end."""
@@ -46,6 +51,7 @@ LANGUAGES: dict[str, Callable[[], Command]] = {
     "python": _python("python_async"),
     "python-sync": _python("python_sync"),
     "go": _go,
+    "typescript": _typescript,
 }
 
 # Cases that a language's types make impossible, with the reason.

@@ -1,12 +1,11 @@
 // Prints the vault that each of several calls acts on.
-import { connect } from "@metamorph/client";
+import { MetamorphClient } from "metamorph-client";
 
 const { METAMORPH_TARGET, ALICE, BOB } = process.env;
-const baseUrl = `http://${METAMORPH_TARGET}`;
 const tokens = [ALICE, BOB];
-const fresh = connect(baseUrl, { token: async () => tokens.shift() });
-const alice = connect(baseUrl, { token: ALICE });
-const mine = connect(baseUrl, { vault: "mine" });
+const fresh = new MetamorphClient(METAMORPH_TARGET, { token: async () => tokens.shift() });
+const alice = new MetamorphClient(METAMORPH_TARGET, { token: ALICE });
+const mine = new MetamorphClient(METAMORPH_TARGET, { vault: "mine" });
 const token = { headers: { authorization: `Bearer ${BOB}` } };
 const yours = { headers: { "x-vault-id": "yours" } };
 const printed = [];
@@ -31,15 +30,15 @@ for (const caller of [
   { vault: async () => "mine" },
 ]) {
   try {
-    printed.push((await connect(baseUrl, caller).vault.whoAmI({})).vaultId);
+    printed.push((await new MetamorphClient(METAMORPH_TARGET, caller).vault.whoAmI({})).vaultId);
   } catch (error) {
-    printed.push(error.rawMessage.replace(", not of type function", ""));
+    printed.push(error.message.replace(", not of type function", ""));
   }
 }
 try {
   for await (const _ of alice.chat.streamTurn({ turnId: "turn_none" }));
 } catch (error) {
-  printed.push(error.rawMessage);
+  printed.push(error.message);
 }
 async function* upload() {
   yield { part: { case: "header", value: { mediaType: "text/plain" } } };
@@ -47,3 +46,4 @@ async function* upload() {
 }
 printed.push((await alice.chat.uploadAttachment(upload())).attachment.mediaType);
 console.log(printed.join("\n"));
+for (const client of [fresh, alice, mine]) client.close();
