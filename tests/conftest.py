@@ -26,6 +26,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     names += [f"METAMORPH_{name.upper()}" for name in ClientSettings.model_fields]
     for name in [*names, *(name for name in os.environ if name.startswith(("RAILWAY_", "ANTHROPIC_")))]:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
     monkeypatch.chdir(tmp_path)
 
 

@@ -14,6 +14,7 @@ from metamorphd.cli.check import check
 from metamorphd.cli.complete import complete
 from metamorphd.cli.figures import models, usage
 from metamorphd.cli.keys import keys
+from metamorphd.cli.login import login, logout
 from metamorphd.cli.serve import dev, serve
 from metamorphd.cli.sessions import sessions
 from metamorphd.cli.token import token
@@ -31,7 +32,11 @@ def cli(ctx: click.Context) -> None:
         silence_core()
 
 
-for command in (dev, serve, token, chat, sessions, turns, models, usage, check, backup, keys, vault, audit, complete):
+COMMANDS = (
+    *(dev, serve, token, check, backup, keys, vault, audit),
+    *(chat, sessions, turns, models, usage, login, logout, complete),
+)
+for command in COMMANDS:
     cli.add_command(command)
 
 

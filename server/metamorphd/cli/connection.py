@@ -29,7 +29,10 @@ def connection_options(command: Any) -> Any:
     option = click.option(
         "--tls", is_flag=True, help="Connect over TLS.  [default: METAMORPH_TLS, or for grpcs://, --ca and --cert]"
     )
-    return option(tls_options(command))
+    profile = click.option(
+        "--profile", type=TEXT, help="Profile of `metamorph login`.  [default: METAMORPH_PROFILE, else default]"
+    )
+    return profile(option(tls_options(command)))
 
 
 def operator_options(command: Any) -> Any:
@@ -85,15 +88,24 @@ def tls_options(command: Any) -> Any:
 
 
 def client_settings(**given: Any) -> "ClientSettings":
-    """Returns the settings of a client, in which options that are `given` replace the environment's.
+    """Returns the settings of a client, in which options that are `given` replace the environment's and the profile's.
 
     Raises UsageError for those with which no call can be made.
     """
+    return _settings(profiles=True, **given)
+
+
+def profile_settings(**given: Any) -> "ClientSettings":
+    """Returns the settings for a new profile, like `client_settings` without any profile's."""
+    return _settings(profiles=False, **given)
+
+
+def _settings(*, profiles: bool, **given: Any) -> "ClientSettings":
     from metamorphd.errors import StartupRefused
     from metamorphd.settings.loading import load_client
 
     try:
-        settings = load_client(**given)
+        settings = load_client(profiles=profiles, **given)
     except StartupRefused as exc:
         raise click.UsageError(str(exc)) from exc
     settings = over_named_scheme(settings)

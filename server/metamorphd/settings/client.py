@@ -27,6 +27,10 @@ class ClientSettings(BaseSettings):
     )
     key: Path | None = Field(default=None, description="PEM file of the key of METAMORPH_CERT.")
 
+    profile: str | None = Field(
+        default=None,
+        description="Profile of `metamorph login` to use, instead of the one called default.",
+    )
     history: bool = Field(
         default=True,
         description="Keep what is typed in `metamorph chat` in `$XDG_STATE_HOME/metamorph/history`,"

@@ -40,10 +40,19 @@ def proxied_port() -> str | None:
 
 def state_directory() -> Path | None:
     """Returns where programs of this user keep their state (XDG Base Directory Specification), or None if nowhere."""
-    named = Path(os.environ.get("XDG_STATE_HOME", ""))
+    return _xdg_directory("XDG_STATE_HOME", ".local/state")
+
+
+def configuration_directory() -> Path | None:
+    """Returns where programs of this user keep their configuration, like `state_directory`."""
+    return _xdg_directory("XDG_CONFIG_HOME", ".config")
+
+
+def _xdg_directory(variable: str, default: str) -> Path | None:
+    named = Path(os.environ.get(variable, ""))
     if named.is_absolute():
         return named
     try:
-        return Path.home() / ".local" / "state"
+        return Path.home() / default
     except RuntimeError:
         return None

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings
 from metamorphd.errors import StartupRefused
 from metamorphd.settings.client import ClientSettings
 from metamorphd.settings.faults import MISSING_SIGNING_KEY, faults_of, short_secret
+from metamorphd.settings.profiles import DEFAULT, read_profile
 from metamorphd.settings.server import Settings
 
 Group = TypeVar("Group", bound=BaseSettings)
@@ -32,17 +33,40 @@ def load_dev(**overrides: Any) -> Settings:
     return load(**(dev | overrides))
 
 
-def load_client(**overrides: Any) -> ClientSettings:
-    """Reads the settings of a client. `overrides` that are not empty replace the environment's.
+def load_client(*, profiles: bool = True, **overrides: Any) -> ClientSettings:
+    """Reads the settings of a client: `overrides` that are not empty, the environment, then the profile if `profiles`.
 
     Raises StartupRefused.
     """
-    settings = _valid(ClientSettings, **{name: value for name, value in overrides.items() if value})
+    given = {name: value for name, value in overrides.items() if value}
+    settings = _valid(ClientSettings, **given)
+    if profiles:
+        settings = _valid(ClientSettings, **_of_profile(settings), **given)
     if (settings.cert is None) != (settings.key is None):
         raise StartupRefused(
             "METAMORPH_CERT and METAMORPH_KEY (--cert, --key) must be set together; set both or neither"
         )
     return settings
+
+
+def _of_profile(settings: ClientSettings) -> dict[str, Any]:
+    """Returns what a profile adds to settings: nothing, if they name another server than the one it is for.
+
+    Its token is for that server.
+    """
+    kept = read_profile(settings.profile or DEFAULT)
+    if kept is None:
+        if name := settings.profile:
+            raise StartupRefused(f"there is no profile {name}; `metamorph login {name}` makes one")
+        return {}
+    given = settings.model_fields_set
+    if "target" in given and settings.target.removeprefix("grpcs://") != kept.get("target"):
+        if settings.profile:
+            raise StartupRefused(
+                f"the profile {settings.profile} is for {kept.get('target')}, not for {settings.target}; leave out one"
+            )
+        return {}
+    return {name: value for name, value in kept.items() if name not in given}
 
 
 def load_paths() -> Settings:
