@@ -57,10 +57,7 @@ def _per_million(model: Model, price: str) -> str:
 
 
 def _retirement(model: Model) -> str:
-    if not model.HasField("retire_time"):
-        return ""
-    successor = f", then {model.successor}" if model.successor else ""
-    return f"{model.retire_time.ToDatetime():%Y-%m-%d}{successor}"
+    return f"{model.retire_time.ToDatetime():%Y-%m-%d}" if model.HasField("retire_time") else ""
 
 
 SESSIONS: Sequence[Column[Session]] = (
@@ -87,7 +84,7 @@ MODELS: Sequence[Column[Model]] = (
     Column("output", lambda model: f"{model.max_output_tokens}", numeric=True),
     Column("USD/M in", lambda model: _per_million(model, "input_usd_nanos"), numeric=True),
     Column("USD/M out", lambda model: _per_million(model, "output_usd_nanos"), numeric=True),
-    Column("retires", _retirement, gives_way=True, wraps=True),
+    Column("retires", _retirement),
 )
 
 
