@@ -12,6 +12,7 @@ SITE := .tools/site
 NODE_MODULES := clients/typescript/node_modules/.installed
 # Built last.
 TYPESCRIPT := clients/typescript/dist/cjs/package.json
+EXPRESS := examples/browser/express/node_modules/.installed
 BUF := clients/typescript/node_modules/.bin/buf
 
 GRPCURL_VERSION := v1.9.4
@@ -65,11 +66,16 @@ $(VENV)/.installed: pyproject.toml clients/python/pyproject.toml requirements.lo
 	@touch $@
 
 # A machine without Node or Go still runs whatever needs neither; CI has both.
-tools: $(SITE)/.installed $(if $(CI)$(shell command -v npm),$(NODE_MODULES) $(TYPESCRIPT)) $(if $(CI)$(shell command -v go),$(TOOLS)/grpcurl $(TOOLS)/versitygw $(TOOLS)/litestream $(TOOLS)/compose-spec) ## Install what pages and tests need: mkdocs; with Node buf and the built TypeScript client; with Go grpcurl, an S3 server, age, Litestream, the code generators, Compose's loader
+tools: $(SITE)/.installed $(if $(CI)$(shell command -v npm),$(NODE_MODULES) $(TYPESCRIPT) $(EXPRESS)) $(if $(CI)$(shell command -v go),$(TOOLS)/grpcurl $(TOOLS)/versitygw $(TOOLS)/litestream $(TOOLS)/compose-spec) ## Install what pages and tests need: mkdocs; with Node buf and the built TypeScript client; with Go grpcurl, an S3 server, age, Litestream, the code generators, Compose's loader
 
 $(NODE_MODULES): clients/typescript/package.json clients/typescript/package-lock.json
 	@command -v npm >/dev/null || { echo "npm is needed here: install Node 20 or newer" >&2; exit 1; }
 	@cd clients/typescript && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+# It has a copy of the client, as programs elsewhere have.
+$(EXPRESS): examples/browser/express/package.json examples/browser/express/package-lock.json $(TYPESCRIPT)
+	@cd examples/browser/express && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
 $(TYPESCRIPT): clients/typescript/build.mjs $(wildcard clients/typescript/*.json) \
@@ -140,4 +146,4 @@ format: $(VENV)/.installed tools ## Format Python, protobuf and Go
 	@if command -v gofmt >/dev/null; then gofmt -w clients/go examples tests/clients; fi
 
 clean: ## Remove what was installed and built; ./data stays
-	@rm -rf $(VENV) .tools clients/typescript/node_modules clients/typescript/dist dist site .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf $(VENV) .tools clients/typescript/node_modules clients/typescript/dist examples/browser/express/node_modules dist site .mypy_cache .ruff_cache .pytest_cache

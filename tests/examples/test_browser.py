@@ -1,4 +1,4 @@
-"""The recipes that stream replies to a browser, each driven by the same requests."""
+"""The recipes that stream replies to a browser, all three driven by the same requests."""
 
 import asyncio
 import json
@@ -30,15 +30,23 @@ def fastapi(_: Path) -> Callable[[int], list[str]]:
     return lambda port: uvicorn(BROWSER / "fastapi", "main:app", port)
 
 
+def express(_: Path) -> Callable[[int], list[str]]:
+    recipe = BROWSER / "express"
+    hint = "install Node 20, then `make tools`"
+    npm = require("npm", hint=hint, installed=recipe / "node_modules")
+    subprocess.run([npm, "run", "--silent", "build"], cwd=recipe, check=True)
+    return lambda _: [require("node", hint=hint), str(recipe / "main.js")]
+
+
 def nethttp(scratch: Path) -> Callable[[int], list[str]]:
     go = require("go", hint="install Go")
     subprocess.run([go, "build", "-o", str(scratch / "recipe"), "."], cwd=BROWSER / "nethttp", check=True)
     return lambda _: [str(scratch / "recipe")]
 
 
-@pytest.fixture(scope="module", params=[fastapi, nethttp], ids=lambda build: build.__name__)
+@pytest.fixture(scope="module", params=[fastapi, express, nethttp], ids=lambda build: build.__name__)
 def command(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[str]]:
-    """Returns the command of each recipe in turn, for a port. Go is compiled first."""
+    """Returns the command of each recipe in turn, for a port. Express and Go are compiled first."""
     built: Callable[[int], list[str]] = request.param(tmp_path_factory.mktemp("built"))
     return built
 

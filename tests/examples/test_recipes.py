@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs" / "recipes.md").read_text()
 
 
 def test_recipes_are_found() -> None:
-    assert len(RECIPES) == 6
+    assert len(RECIPES) == 7
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: str(recipe.relative_to(EXAMPLES)))
