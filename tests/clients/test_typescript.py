@@ -162,3 +162,29 @@ def test_every_generated_file_is_exported() -> None:
     exported = set(re.findall(r'export \* from "(.+)";', (generated / "index.ts").read_text()))
     assert exported == files
     assert not any("buf" in path for path in files)
+
+
+CLOSED = """
+import { setTimeout } from "node:timers/promises";
+import { channel } from "%(modules)s/gen/channel.js";
+import { MetamorphClient } from "%(modules)s/index.js";
+
+channel.keepaliveTimeMs = 50;
+const client = new MetamorphClient(process.env.METAMORPH_TARGET, { token: process.env.METAMORPH_TOKEN });
+const watching = client.vault.watchVault({})[Symbol.asyncIterator]();
+await watching.next();
+client.close();
+await watching.next().catch((error) => console.log(error.code));
+await setTimeout(500);
+console.log("alive");
+"""
+
+
+async def test_a_client_that_is_closed_with_an_open_stream_does_not_end_the_process(
+    tmp_path: Path, running: Serving
+) -> None:
+    await running.caller().create_session()
+    program = tmp_path / "closed.mjs"
+    program.write_text(CLOSED % {"modules": typescript_client() / "dist" / "esm"})
+    printed = await output(program, METAMORPH_TARGET=running.target, METAMORPH_TOKEN=mint())
+    assert printed.splitlines()[-1] == "alive"

@@ -37,7 +37,9 @@ export function connection(target: string, tls: boolean | TLS): Connection {
     const pings = {
       pingIntervalMs: channel.keepaliveTimeMs,
       pingTimeoutMs: channel.keepaliveTimeoutMs,
-      pingIdleConnection: true,
+      // Never while idle: connect then pings sessions that ended with a stream, which ends the process (connect-es#1795).
+      // A connection that was idle for long is verified before its next call.
+      pingIdleConnection: false,
     };
     const files = secure && typeof tls === "object" ? pemOf(tls) : {};
     return { baseUrl, sessionManager: new Http2SessionManager(baseUrl, pings, files) };
