@@ -14,7 +14,7 @@ CELSIUS = {"Oslo": -3.5, "Rome": 14.0}
 
 async def temperature(city: str) -> float:
     """Returns the temperature in a city, in degrees Celsius."""
-    # The model chose the argument: check it as you would check a stranger's. It is told what an exception says.
+    # The model chose the argument: check it as you would check a stranger's. It sees what an exception says.
     if city not in CELSIUS:
         raise ValueError(f"no station in {city}: there is one in {', '.join(CELSIUS)}")
     return CELSIUS[city]

@@ -1,4 +1,4 @@
-"""What the server's reflection serves: `python -m scripts.reflected < FileDescriptorSet > FileDescriptorSet`.
+"""Descriptors that reflection serves: `python -m scripts.reflected < FileDescriptorSet > FileDescriptorSet`.
 
 The files of the contract as they are written, with protovalidate's rules and the comments before each part. Generated
 code has no comments, and that of the clients no import of those rules. Places in the files that have no comment, and

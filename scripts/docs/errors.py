@@ -50,7 +50,7 @@ COMMENT = re.compile(r"(?:In a turn: )?[A-Z_]+(?: \([a-z_, ]+\))?\. (.+) Retry: 
 
 @dataclass(frozen=True)
 class Advice:
-    """What the comment of a reason says: what happened, a key of RETRIES, and what to do about it."""
+    """The comment of a reason: what happened, a key of RETRIES, and what to do about it."""
 
     happened: str
     retry: str

@@ -20,7 +20,7 @@ import (
 )
 
 // server answers each stream with the next script, the last one again and again: the sequences of its events, of which 5
-// is TurnFinished. After a stream's events it waits if it is told to hang.
+// is TurnFinished. After a stream's events it waits if it is to hang.
 type server struct {
 	chatv1.UnimplementedChatServiceServer
 	target string

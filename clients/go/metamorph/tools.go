@@ -15,7 +15,7 @@ import (
 
 const defaultMaxRounds = 10
 
-// Tool is a function that the model can call, with what it is told about it.
+// Tool is a function that the model can call, with its description for it.
 type Tool struct {
 	// Name is 1 to 128 letters, digits, _ and -.
 	Name string

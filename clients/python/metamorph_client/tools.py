@@ -25,7 +25,7 @@ SIMPLE_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 @dataclass(frozen=True)
 class Tool:
-    """A function that the model can call, with what it is told about it.
+    """A function that the model can call, with its description for it.
 
     `input_schema` is the JSON schema of its arguments, which are given by keyword. What it returns is sent as text, or
     as JSON if it is none. It may be async; otherwise it runs on a thread.

@@ -3,7 +3,7 @@ import type { ToolListSchema } from "./gen/metamorph/chat/v1/generation_pb.js";
 import type { ContentBlockSchema, ToolUseBlock } from "./gen/metamorph/chat/v1/message_pb.js";
 import { StopReason, type TurnFinished, TurnStatus } from "./gen/metamorph/chat/v1/turn_pb.js";
 
-/** A function that the model can call, with what it is told about it. */
+/** A function that the model can call, with its description for it. */
 export interface ToolFunction {
   name: string;
   description: string;

@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 import grpc
-from google.protobuf.json_format import MessageToDict
 from metamorph_client import MetamorphClient, MetamorphError
 from metamorph_client.admin.v1.admin_service_pb2 import (
     CreateBackupRequest,
@@ -34,6 +33,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
+from metamorphd.cli.listing import as_dict
 from metamorphd.cli.operator import run_as_operator
 
 # Each look at a backup counts towards the operator's rate limit, by default one call in 9 seconds after the first 100.
@@ -72,7 +72,7 @@ class Client:
     async def list(self) -> bool:
         backups = [backup async for backup in self._backups()]
         if self._as_json:
-            click.echo(json.dumps([_as_dict(backup) for backup in backups]))
+            click.echo(json.dumps([as_dict(backup) for backup in backups]))
         else:
             self._out.print(
                 _table(backups) if backups else "There are no backups. `metamorph backup create` makes one."
@@ -176,14 +176,10 @@ class Client:
 
     def _show(self, backup: Backup) -> bool:
         if self._as_json:
-            click.echo(json.dumps(_as_dict(backup)))
+            click.echo(json.dumps(as_dict(backup)))
         else:
             self._out.print(_table([backup]))
         return backup.state in (BACKUP_STATE_READY, BACKUP_STATE_CREATING)
-
-
-def _as_dict(backup: Backup) -> dict[str, Any]:
-    return dict(MessageToDict(backup, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
 
 
 def _state(backup: Backup) -> str:

@@ -1,4 +1,4 @@
-"""What `metamorph chat` does: it sends one message, or what is typed until its end."""
+"""`metamorph chat` as it runs: sends one message, or those that are typed until the end of input."""
 
 import asyncio
 from contextlib import AsyncExitStack

@@ -7,8 +7,6 @@ from typing import Any
 
 import click
 import grpc
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
 from metamorph_client import MetamorphClient, MetamorphError
 from metamorph_client.vault.v1.operation_pb2 import OPERATION_KIND_ERASE_VAULT, Operation
 from metamorph_client.vault.v1.vault_service_pb2 import (
@@ -20,6 +18,7 @@ from metamorph_client.vault.v1.vault_service_pb2 import (
 )
 
 from metamorphd.cli.backups import LONGEST_LOOK_SECONDS, LOOK_GROWTH, LOOK_SECONDS, shown_time
+from metamorphd.cli.listing import as_dict
 from metamorphd.cli.tenant import run_as_tenant, transfer_progress
 from metamorphd.settings.client import ClientSettings
 
@@ -82,7 +81,7 @@ class _Deleting:
             self._say(f"{self._vault_id} is deleted already.")
         else:
             self._operation = answer.operation
-            self._answer = _as_dict(answer)
+            self._answer = as_dict(answer)
             self._say(f"{self._vault_id} is deleted: nobody can read it any more.")
             self._say(_about_backups(answer))
         return True
@@ -119,16 +118,12 @@ class _Deleting:
     def show(self) -> None:
         """Prints the answer as JSON, with the operation as it was seen last, if JSON is asked for."""
         if self._as_json:
-            seen = {"vault_id": self._vault_id, **self._answer, "operation": _as_dict(self._operation)}
+            seen = {"vault_id": self._vault_id, **self._answer, "operation": as_dict(self._operation)}
             click.echo(json.dumps(seen))
 
     def _say(self, text: str) -> None:
         if not self._as_json:
             click.echo(text)
-
-
-def _as_dict(message: Message) -> dict[str, Any]:
-    return dict(MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
 
 
 def _about_backups(answer: DeleteVaultResponse) -> str:

@@ -1,4 +1,4 @@
-"""What is said of a turn, beside its reply."""
+"""The lines about a turn that follow its reply."""
 
 from metamorph_client.chat.v1.message_pb2 import Usage
 from metamorph_client.chat.v1.turn_pb2 import (

@@ -11,15 +11,21 @@ PAGE_SIZE = 200
 
 
 async def pages(
-    method: Callable[[Any], Awaitable[Page]], request: Any, *, limit: int | None = None, rows: Callable[[Page], Any]
+    method: Callable[[Any], Awaitable[Page]],
+    request: Any,
+    *,
+    limit: int | None = None,
+    rows: Callable[[Page], Any] = lambda _: (),
+    page_size: int = PAGE_SIZE,
 ) -> AsyncIterator[Page]:
     """Yields the pages that answer a request, one at a time, until they have `limit` rows.
 
-    `rows` returns the rows of a page. Waits if the rate limit has it wait. Raises MetamorphError.
+    `rows` returns the rows of a page, which are counted if there is a limit. Waits if the rate limit has it wait.
+    Raises MetamorphError.
     """
     left = limit
     while left is None or left > 0:
-        request.page_size = PAGE_SIZE if left is None else min(left, PAGE_SIZE)
+        request.page_size = page_size if left is None else min(left, page_size)
         page = await _once_allowed(method, request)
         yield page
         left = None if left is None else left - len(rows(page))

@@ -30,7 +30,7 @@ Returned = TypeVar("Returned")
 
 
 class Talk:
-    """What is typed, and what becomes of it. What refuses a message or a command is printed, and the talk goes on."""
+    """A conversation that is typed. Whatever refuses a message or a command is printed, and the talk goes on."""
 
     def __init__(
         self,

@@ -1,8 +1,6 @@
 """A session, shown or written to a file."""
 
 import json
-import os
-import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +19,7 @@ from metamorphd.cli.listing import as_dict, printable
 from metamorphd.cli.message_text import author, body, heading
 from metamorphd.cli.paging import pages
 from metamorphd.cli.tenant import run_as_tenant
-from metamorphd.durable import sync_directory
+from metamorphd.durable import replacing
 from metamorphd.settings.client import ClientSettings
 
 Write = Callable[[str], Any]
@@ -127,14 +125,5 @@ def _writing(file: Path | None) -> Iterator[Write]:
     if file is None:
         yield lambda text: click.echo(text, nl=False)
         return
-    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as opened:
-            yield opened.write
-            opened.flush()
-            os.fsync(opened.fileno())
-        partial.replace(file)
-        sync_directory(file.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with replacing(file) as opened:
+        yield opened.write

@@ -10,6 +10,7 @@ from metamorph_client.vault.v1.usage_pb2 import BudgetStatus, StorageStatus, Usa
 from metamorph_client.vault.v1.vault_service_pb2 import GetUsageRequest, GetUsageResponse
 
 from metamorphd.cli.backups import shown_time
+from metamorphd.cli.counting import listed
 from metamorphd.cli.listing import Column, Listing, as_dict, dollars, printable
 from metamorphd.cli.paging import pages
 from metamorphd.cli.tenant import run_as_tenant
@@ -76,9 +77,8 @@ def _show_whole(answer: GetUsageResponse) -> None:
     used = answer.total.usage
     every = used.input_tokens + used.output_tokens + used.cache_read_tokens + used.cache_write_tokens
     estimated = ", some of it estimated" if used.estimated else ""
-    click.echo(
-        f"\nTotal: {answer.total.turns:,} turns, {every:,} tokens, {dollars(used.cost_usd_nanos)} USD{estimated}."
-    )
+    turns = listed({"turn": answer.total.turns})
+    click.echo(f"\nTotal: {turns}, {every:,} tokens, {dollars(used.cost_usd_nanos)} USD{estimated}.")
     for budget in answer.budgets:
         click.echo(_shown_budget(budget))
     click.echo(_shown_storage(answer.storage))

@@ -1,6 +1,5 @@
 """Vaults of a running server."""
 
-import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -8,13 +7,11 @@ from typing import Any
 
 import click
 import grpc
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from metamorph_client import MetamorphClient, MetamorphError
+from metamorph_client import MetamorphClient
 from metamorph_client.admin.v1.admin_service_pb2 import (
     GetVaultStatsRequest,
     ListVaultsRequest,
-    ListVaultsResponse,
     ReleaseVaultRequest,
     ResumeVaultRequest,
     SuspendVaultRequest,
@@ -25,7 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from metamorphd.cli.backups import shown_time
+from metamorphd.cli.listing import as_dict
 from metamorphd.cli.operator import run_as_operator
+from metamorphd.cli.paging import pages
 
 # Each page counts towards the operator's rate limit.
 PAGE_SIZE = 1000
@@ -62,7 +61,7 @@ class Client:
         wanted = VAULT_STATE_UNSPECIFIED if state is None else VaultState.Value(f"VAULT_STATE_{state.upper()}")
         vaults = [vault async for vault in self._vaults(wanted)]
         if self._as_json:
-            click.echo(json.dumps([_as_dict(vault) for vault in vaults]))
+            click.echo(json.dumps([as_dict(vault) for vault in vaults]))
         else:
             self._out.print(_table(vaults) if vaults else f"There are no {state or ''} vaults.".replace("  ", " "))
         return True
@@ -71,7 +70,7 @@ class Client:
         stats = await self._stats(vault_id)
         _require_known(stats)
         if self._as_json:
-            click.echo(json.dumps(_as_dict(stats)))
+            click.echo(json.dumps(as_dict(stats)))
             return True
         table = Table(show_header=False)
         for row in _rows(stats):
@@ -102,29 +101,13 @@ class Client:
         return (await self._admin.GetVaultStats(GetVaultStatsRequest(vault_id=vault_id))).stats
 
     def _show(self, response: Message, text: str) -> None:
-        click.echo(json.dumps(_as_dict(response)) if self._as_json else text)
+        click.echo(json.dumps(as_dict(response)) if self._as_json else text)
 
     async def _vaults(self, state: "VaultState.ValueType") -> AsyncIterator[VaultSummary]:
-        token = ""
-        while True:
-            page = await self._page(ListVaultsRequest(state=state, page_size=PAGE_SIZE, page_token=token))
+        request = ListVaultsRequest(state=state)
+        async for page in pages(self._admin.ListVaults, request, page_size=PAGE_SIZE):
             for vault in page.vaults:
                 yield vault
-            token = page.next_page_token
-            if not token:
-                return
-
-    async def _page(self, request: ListVaultsRequest) -> ListVaultsResponse:
-        """Returns a page, once the rate limit allows it."""
-        while True:
-            try:
-                response: ListVaultsResponse = await self._admin.ListVaults(request)
-            except MetamorphError as refusal:
-                if refusal.code is not grpc.StatusCode.RESOURCE_EXHAUSTED or refusal.retry_delay is None:
-                    raise
-                await asyncio.sleep(refusal.retry_delay)
-            else:
-                return response
 
 
 def _require_known(stats: VaultStats) -> None:
@@ -133,10 +116,6 @@ def _require_known(stats: VaultStats) -> None:
     if not (summary.HasField("create_time") or summary.status.HasField("change_time") or stats.revision):
         vault_id = summary.status.vault_id
         raise click.ClickException(f"no vault {vault_id} was ever used; `metamorph vault list` has those that were")
-
-
-def _as_dict(message: Message) -> dict[str, Any]:
-    return dict(MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
 
 
 def _state(status: VaultStatus) -> str:

@@ -3,12 +3,11 @@
 import json
 import os
 import re
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metamorphd.durable import sync_directory
+from metamorphd.durable import replacing
 from metamorphd.errors import StartupRefused
 from metamorphd.settings.environment import configuration_directory
 
@@ -49,17 +48,8 @@ def write_profile(name: str, kept: Mapping[str, Any]) -> Path:
     if path is None:
         raise StartupRefused("there is no directory for profiles; set HOME or XDG_CONFIG_HOME")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-            json.dump(kept, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_directory(path.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        json.dump(kept, file)
     return path
 
 
