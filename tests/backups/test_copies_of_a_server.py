@@ -22,6 +22,7 @@ from tests.support.caller import Caller
 from tests.support.copies import SetClock
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
+from tests.support.leaving import delete
 from tests.support.refusal import refused
 from tests.support.serving import Serving, asking, serving
 
@@ -56,6 +57,16 @@ async def test_a_bucket_that_fails_does_not_fail_the_backup(store: Store, tmp_pa
         metrics = (await http.get(f"{server.http}/metrics")).text
         assert "metamorph_backup_copy_failed 1.0" in metrics
         assert "metamorph_backup_failed 0.0" in metrics
+
+
+async def test_a_vault_that_is_deleted_is_in_copies_that_are_not_older_than_it(store: Store, tmp_path: Path) -> None:
+    async with serving(tmp_path / "server", **store.settings) as server:
+        earlier, later = server.caller(vault="earlier"), server.caller(vault="later")
+        await earlier.create_session()
+        await got(server, await made(server), lambda backup: backup.HasField("copy"))
+        await later.create_session()
+        assert (await delete(later, "later")).backup_count == 0
+        assert (await delete(earlier, "earlier")).backup_count == 2
 
 
 async def test_health_is_degraded_while_the_newest_backup_or_copy_is_too_old_or_damaged(

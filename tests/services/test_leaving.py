@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 from metamorph_client.admin.v1 import admin_service_pb2 as admin
+from metamorph_client.admin.v1 import backup_pb2 as admin_backup
 from metamorph_client.chat.v1 import chat_service_pb2 as chat
 from metamorph_client.vault.v1 import vault_service_pb2 as pb
 from metamorph_client.vault.v1.operation_pb2 import OperationKind
+from metamorphd.backups.directory import DAY
+from metamorphd.clock import Clock, rfc3339
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.store import vault_erasure
 
@@ -226,17 +229,50 @@ async def test_the_limits_and_revocations_of_an_operator_outlive_a_vault(
     assert tables_of(tmp_path).items() >= (FOR_GOOD | {"vault_limits": 1, "revocations": 1}).items()
 
 
+async def backed_up(operator: Caller) -> None:
+    """Makes a backup, and returns once it is complete."""
+    made = (await operator.admin.CreateBackup(admin.CreateBackupRequest(), metadata=operator.metadata)).backup
+    while made.state == admin_backup.BACKUP_STATE_CREATING:
+        request = admin.GetBackupRequest(name=made.name)
+        made = (await operator.admin.GetBackup(request, metadata=operator.metadata)).backup
+        await asyncio.sleep(0.02)
+
+
 async def test_the_answer_says_until_when_backups_have_the_vault(running: Serving, alice: Caller) -> None:
-    operator = running.caller(operator=True, vault="operations")
     await fill(running.caller(vault="first"))
     none = await delete(running.caller(vault="first"), "first")
     assert (none.backup_count, none.HasField("backups_expire_time")) == (0, False)
-    await operator.admin.CreateBackup(admin.CreateBackupRequest(), metadata=operator.metadata)
+    await fill(alice)
+    await backed_up(operator_of(running))
     answer = await delete(alice)
     days = (answer.backups_expire_time.ToMicroseconds() - answer.delete_time.ToMicroseconds()) / 86_400e6
     assert answer.backup_count == 1
     # BACKUP_RETENTION_DAYS, and an hour until they are looked for.
     assert 6.9 < days < 7.1
+
+
+async def test_the_answer_leaves_out_the_backups_that_are_older_than_the_vault(
+    running: Serving, alice: Caller, mallory: Caller, tmp_path: Path
+) -> None:
+    await fill(mallory)
+    await backed_up(operator_of(running))
+    # Those of other programs have no manifest, and perhaps no time of day.
+    for day in (Clock().now() - 2 * DAY, Clock().now()):
+        (tmp_path / "backups" / f"metamorph-{rfc3339(day)[:10].replace('-', '')}.db").touch()
+    await fill(alice)
+    assert (await delete(alice)).backup_count == 1
+    assert (await delete(mallory, "evil")).backup_count == 2
+
+
+async def test_a_later_life_of_a_vault_is_in_no_backup_of_an_earlier_one(running: Serving, alice: Caller) -> None:
+    operator = operator_of(running)
+    await fill(alice)
+    await backed_up(operator)
+    answer = await delete(alice)
+    await erased(alice, answer.operation.operation_id)
+    await release(operator)
+    await fill(alice)
+    assert (answer.backup_count, (await delete(alice)).backup_count) == (1, 0)
 
 
 @pytest.fixture
@@ -247,8 +283,9 @@ async def manual(tmp_path: Path) -> AsyncIterator[Serving]:
 
 
 async def test_the_newest_backup_stays_where_no_others_are_made(manual: Serving) -> None:
-    operator, alice = manual.caller(operator=True, vault="operations"), manual.caller()
-    await operator.admin.CreateBackup(admin.CreateBackupRequest(), metadata=operator.metadata)
+    alice = manual.caller()
+    await alice.create_session()
+    await backed_up(operator_of(manual))
     answer = await delete(alice)
     assert (answer.backup_count, answer.HasField("backups_expire_time")) == (1, False)
 

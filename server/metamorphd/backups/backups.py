@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import structlog
 
-from metamorphd.backups.directory import DAY, Directory, name_at, time_of
+from metamorphd.backups.directory import DAY, Directory, latest_state, name_at, time_of
 from metamorphd.backups.verification import differences, digest
 from metamorphd.clock import Clock
 from metamorphd.errors import BackupBusy, BackupNotFound, DomainError, ServerDraining, StartupRefused
@@ -187,19 +187,22 @@ class Backups:
         await self._find_newest()
         return names
 
-    async def last_expiry(self) -> tuple[int, int | None]:
-        """Returns how many backups and copies there are, and when the last of them is deleted.
+    async def last_expiry(self, *, since: int) -> tuple[int, int | None]:
+        """Returns how many backups and copies can have what was first stored at `since`, and when the last is deleted.
 
         None if there is none, or if the newest is kept until an operator makes another one.
         """
-        names = [backup.name for backup in await self.list_backups() if backup.state is not BackupState.FAILED]
-        copied = [] if self._copies is None else self._copies.names
-        if not (newest := max(map(time_of, (*names, *copied)), default=0)):
+        backups = await self.list_backups()
+        made = [(backup.name, backup.manifest) for backup in backups if backup.state is not BackupState.FAILED]
+        if self._copies is not None:
+            made += [(manifest.name, manifest) for manifest in self._copies.manifests]
+        having = [time_of(name) for name, manifest in made if latest_state(name, manifest) >= since]
+        if not having:
             return 0, None
-        kept = int(self._retention_days * DAY)
+        newest, kept = max(having), int(self._retention_days * DAY)
         # The newest is kept until another one is made, and those that are too old are looked for every hour.
         expire_time = max(newest + kept, newest + self._interval) + HOUR if self._interval else None
-        return len(names) + len(copied), expire_time
+        return len(having), expire_time
 
     def copy_ledger(self) -> None:
         """Has the erasure ledger sent to where copies are kept, soon."""

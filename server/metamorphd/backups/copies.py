@@ -17,7 +17,7 @@ from metamorphd.backups.packing import Packing, Unreadable, parse_keys
 from metamorphd.backups.remote import Remote
 from metamorphd.clock import Clock
 from metamorphd.errors import StoreNotReady
-from metamorphd.models.backup import Backup, BackupState, Copy
+from metamorphd.models.backup import Backup, BackupState, Copy, Manifest
 from metamorphd.priority import lower_priority
 
 # After the start, when a server has other things to do. Before, no copy is known.
@@ -208,9 +208,9 @@ class Copies:
         self._faults = faults
 
     @property
-    def names(self) -> list[str]:
-        """Returns the names of the backups that have a copy, as far as is known."""
-        return list(self._known)
+    def manifests(self) -> list[Manifest]:
+        """Returns those of the backups that have a copy, as far as is known."""
+        return [copy.manifest for copy in self._known.values()]
 
     def _good_backups(self) -> list[Backup]:
         return [backup for backup in self._directory.list_backups() if backup.state is BackupState.READY]

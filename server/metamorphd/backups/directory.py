@@ -40,6 +40,15 @@ def time_of(name: str) -> int:
     return int(moment.timestamp()) * 1_000_000
 
 
+def latest_state(name: str, manifest: Manifest | None) -> int:
+    """Returns the moment whose state a backup has. Without a manifest, it is one that is surely not before it.
+
+    Raises BackupNotFound for another name.
+    """
+    # A name without the time of day is of the day's beginning, and one that is being made has what is stored now.
+    return time_of(name) + DAY if manifest is None else manifest.create_time
+
+
 class Directory:
     """The files of backups. Methods block."""
 

@@ -56,6 +56,7 @@ def make_servicers(
         imports=role.imports,
         operations=role.operations,
         ledger=role.ledger,
+        database=database,
         clock=clock,
     )
     vault = VaultService(

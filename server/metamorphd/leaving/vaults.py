@@ -12,7 +12,9 @@ from metamorphd.models.caller import Scope
 from metamorphd.models.erased_vault import Deletion
 from metamorphd.models.operation import OperationKind
 from metamorphd.operations import Operations
+from metamorphd.store.database import Database
 from metamorphd.store.vault_deletion import delete_vault
+from metamorphd.store.vaults import get_vault
 from metamorphd.transfers.exports import Exports
 from metamorphd.transfers.imports import Imports
 from metamorphd.vault_states import VaultStates
@@ -33,6 +35,7 @@ class Leaving:
         imports: Imports,
         operations: Operations,
         ledger: ErasureLedger,
+        database: Database,
         clock: Clock,
     ) -> None:
         self._states = states
@@ -42,6 +45,7 @@ class Leaving:
         self._imports = imports
         self._operations = operations
         self._ledger = ledger
+        self._database = database
         self._clock = clock
 
     async def delete_vault(self, scope: Scope) -> Deletion:
@@ -53,6 +57,8 @@ class Leaving:
 
     async def _delete_vault(self, scope: Scope) -> Deletion:
         now = self._clock.now()
+        # Read first: its row may be erased soon after.
+        vault = await self._database.read(get_vault, scope)
         operation = self._operations.new(scope, OperationKind.ERASE_VAULT)
         key, places = self._clock.new_key(), self._ledger.places
         await self._states.change(delete_vault, scope, operation=operation, hash_key=key, places=places, now=now)
@@ -61,6 +67,6 @@ class Leaving:
         self._imports.forget(scope.vault_id)
         await self._engine.cancel_turns(scope)
         self._backups.copy_ledger()
-        backups, expire_time = await self._backups.last_expiry()
+        backups, expire_time = await self._backups.last_expiry(since=now if vault is None else vault.create_time)
         logger.info("a vault was deleted", vaultId=scope.vault_id, operation_id=operation.operation_id)
         return Deletion(await self._operations.get(scope, operation.operation_id), now, backups, expire_time)

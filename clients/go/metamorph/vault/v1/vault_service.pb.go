@@ -1886,8 +1886,8 @@ type DeleteVaultResponse struct {
 	Operation *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
 	// When it was deleted.
 	DeleteTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=delete_time,json=deleteTime,proto3" json:"delete_time,omitempty"`
-	// The number of backups, and copies of them, that have the vault, and its data key as it was wrapped. The server restores
-	// none of it.
+	// The number of backups, and copies of them, that have the vault, and its data key as it was wrapped: those that are
+	// not older than the vault. The server restores none of it.
 	BackupCount int32 `protobuf:"varint,3,opt,name=backup_count,json=backupCount,proto3" json:"backup_count,omitempty"`
 	// When the last of them is deleted, if backups go on. Absent if there are none, and if the server makes backups only when
 	// an operator asks for one, since the newest one is kept.

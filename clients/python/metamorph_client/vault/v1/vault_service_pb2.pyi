@@ -1050,8 +1050,8 @@ class DeleteVaultResponse(_message.Message):
     BACKUP_COUNT_FIELD_NUMBER: _builtins.int
     BACKUPS_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     backup_count: _builtins.int
-    """The number of backups, and copies of them, that have the vault, and its data key as it was wrapped. The server restores
-    none of it.
+    """The number of backups, and copies of them, that have the vault, and its data key as it was wrapped: those that are
+    not older than the vault. The server restores none of it.
     """
     @_builtins.property
     def operation(self) -> _operation_pb2.Operation:

@@ -1075,8 +1075,8 @@ export type DeleteVaultResponse = Message<"metamorph.vault.v1.DeleteVaultRespons
   deleteTime?: Timestamp | undefined;
 
   /**
-   * The number of backups, and copies of them, that have the vault, and its data key as it was wrapped. The server restores
-   * none of it.
+   * The number of backups, and copies of them, that have the vault, and its data key as it was wrapped: those that are
+   * not older than the vault. The server restores none of it.
    *
    * @generated from field: int32 backup_count = 3 [json_name = ""];
    */
