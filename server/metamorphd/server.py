@@ -19,6 +19,7 @@ from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.chat.turn_metrics import TurnMetrics
 from metamorphd.checks.configuration import bad, check_settings
+from metamorphd.checks.keys import NeededKeys
 from metamorphd.checks.running import RunningServer
 from metamorphd.clock import Clock
 from metamorphd.composition.authentication import authenticate_visitors, make_access, make_verifier
@@ -39,6 +40,7 @@ from metamorphd.edge.guards import Limits
 from metamorphd.edge.methods import SERVICES, methods_of
 from metamorphd.edge.pipeline import Pipeline, measure_of
 from metamorphd.edge.streams import PATIENCE_SECONDS, Streams
+from metamorphd.keys.audit import make_chain
 from metamorphd.llm.measured import MeasuredModel
 from metamorphd.metrics import Gauges, Info, Metrics
 from metamorphd.models.caller import server_scope
@@ -95,6 +97,11 @@ class Server:
             directory=Path(os.path.realpath(settings.database_path)).parent,
             settings=self._checked,
             role=self._role.findings,
+            keys=NeededKeys(
+                database=self._database,
+                holder=self._keys.holder,
+                chain=make_chain(settings.audit_key_texts),
+            ).findings,
             read_only=settings.read_only,
             memory_needed=memory_needed(settings),
             contained=settings.contained,

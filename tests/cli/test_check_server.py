@@ -10,12 +10,15 @@ import pytest
 from metamorph_client.admin.v1.admin_service_pb2 import CreateBackupRequest
 from metamorph_client.chat.v1.chat_service_pb2 import ListSessionsRequest
 from metamorphd.clock import Clock
+from metamorphd.keys.audit import make_chain
+from metamorphd.keys.environment import wrapping_key
 
 from tests.support.certificates import Authority
 from tests.support.command import run
 from tests.support.fakes.leaking_server import LeakingServer
 from tests.support.fakes.otlp_receiver import OtlpReceiver, traced
 from tests.support.ports import free_port
+from tests.support.secrets import put
 from tests.support.serving import Serving, serving
 from tests.support.tokens import SECRET, mint
 
@@ -167,6 +170,49 @@ async def test_an_old_backup_fails_and_one_that_was_never_verified_again_is_wort
         "failed",
         "warning",
     )
+
+
+OLD, NEW = "the-one-before-0123456789-abcdef", "the-one-after-0123456789-abcdefg"
+# What a server is started with after it had OLD, and what is found of the keys then.
+KEYS: list[tuple[dict[str, str], dict[str, str]]] = [
+    (
+        {"token_encryption_key": NEW, "token_encryption_key_previous": OLD, "audit_key": OLD},
+        {"data-keys": "ok", "audit-log": "ok"},
+    ),
+    (
+        {"token_encryption_key": NEW, "audit_key": NEW},
+        {"data-keys": "failed", "audit-log": "warning"},
+    ),
+    ({}, {"data-keys": "failed", "audit-log": "failed"}),
+]
+
+
+@pytest.mark.parametrize(("settings", "expected"), KEYS)
+async def test_a_key_that_the_database_needs_and_the_server_lacks_is_found(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], settings: dict[str, str], expected: dict[str, str]
+) -> None:
+    async with serving(tmp_path, token_encryption_key=OLD, audit_key=OLD) as server:
+        await put(server.caller(permissions=["read", "write", "secrets:write"]))
+    capfd.readouterr()
+    async with serving(tmp_path, **settings) as server:
+        code, findings = await checked(server)
+    found = {finding["name"]: finding for finding in findings if finding["name"] in expected}
+    assert {name: finding["status"] for name, finding in found.items()} == expected
+    assert code == int("failed" in expected.values())
+    if expected["data-keys"] == "failed":
+        assert wrapping_key(OLD).key_id in found["data-keys"]["what"]
+        assert "TOKEN_ENCRYPTION_KEY_PREVIOUS" in found["data-keys"]["remedy"]
+        assert make_chain([OLD]).key_id in found["audit-log"]["what"]
+        assert "AUDIT_KEY_PREVIOUS" in found["audit-log"]["remedy"]
+        # The server says it when it starts, too.
+        assert found["data-keys"]["what"] in capfd.readouterr().out
+
+
+async def test_a_database_that_needs_no_key_has_no_finding_about_keys(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        await server.caller().create_session()
+        _, findings = await checked(server)
+    assert {"data-keys", "audit-log"} & {finding["name"] for finding in findings} == set()
 
 
 async def test_a_certificate_is_checked(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ SYSTEM_OPERATIONS = {
     "list_orphaned_turns",  # the start-up sweep ends the turns whose owner is gone, in all vaults
     "renew_leases",  # a server renews the leases of all of its turns at once
     "list_data_keys_to_rewrap",  # a rotation rewraps the data keys of all vaults
+    "list_wrapping_keys",  # the operator sees whether a key is missing, of those that wrap the data keys of all vaults
+    "list_chain_keys",  # the operator sees whether a key is missing, of those that authenticate the logs of vaults
     "list_expired_memories",  # expired memories are erased in all vaults
     "list_expired_secrets",  # expired secrets are erased in all vaults
     "list_all_operations",  # the operator lists operations of all vaults

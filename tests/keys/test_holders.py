@@ -55,6 +55,24 @@ async def test_a_previous_key_unwraps_and_the_current_one_wraps_again(
     assert refusal.value.metadata == {"key_id": holder.key_id}
 
 
+@each_holder
+async def test_a_holder_says_which_keys_it_has(tmp_path: Path, holder_of: Callable[[Path], KeyHolder]) -> None:
+    holder = holder_of(tmp_path)
+    held = [holder.key_id, wrapping_key(OLD).key_id, wrapping_key("x" * 32).key_id]
+    assert [await holder.holds(key_id) for key_id in held] == [True, True, False]
+    assert await NoKeys().holds(holder.key_id) is False
+
+
+async def test_a_key_that_another_server_has_added_is_held_and_stays_if_the_file_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    add_key(path, now=DAY)
+    holder, beside = KeyFile(path), KeyFile(path)
+    await beside.rotate(now=2 * DAY)
+    assert await holder.holds(beside.key_id)
+    path.unlink()
+    assert [await holder.holds(key_id) for key_id in (beside.key_id, wrapping_key(OLD).key_id)] == [True, False]
+
+
 async def test_a_file_has_a_new_key_for_each_rotation_and_keeps_the_others(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     add_key(path, now=DAY)

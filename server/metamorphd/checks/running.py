@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 from metamorphd.checks.memory import memory, read_memory
@@ -25,7 +25,8 @@ FAILING = {
 class RunningServer:
     """Finds what only the server itself can see. `settings` is what was found of its settings, `telemetry` finds more.
 
-    `role` returns what is found of the work of the server's role. One that is `read_only` serves copies.
+    `role` returns what is found of the work of the server's role, and `keys` of the keys that the database needs. A
+    server that is `read_only` serves copies.
     `memory_needed` is what large requests may take up, in bytes; `contained` is as for `volume`.
     """
 
@@ -36,6 +37,7 @@ class RunningServer:
         directory: Path,
         settings: Sequence[Finding],
         role: Callable[[], Sequence[Finding]],
+        keys: Callable[[], Awaitable[Sequence[Finding]]],
         read_only: bool,
         memory_needed: int,
         contained: bool,
@@ -45,6 +47,7 @@ class RunningServer:
         self._directory = directory
         self._settings = settings
         self._role = role
+        self._keys = keys
         self._read_only = read_only
         self._memory_needed = memory_needed
         self._contained = contained
@@ -56,7 +59,9 @@ class RunningServer:
 
     async def at_start(self) -> list[Finding]:
         """Returns what is found of a server that has just opened its store."""
-        return [*self._settings, *await asyncio.to_thread(lambda: list(self._machine()))]
+        # A read-only server returns no secret, and appends to no log.
+        keys = [] if self._read_only else await self._keys()
+        return [*self._settings, *await asyncio.to_thread(lambda: list(self._machine())), *keys]
 
     def _machine(self) -> Iterator[Finding]:
         # What a read-only server keeps, it can fetch again.

@@ -35,5 +35,8 @@ class EnvironmentKeys:
     async def unwrap(self, wrapped: bytes, *, key_id: str, binding: Binding) -> bytes:
         return self._ring.unwrap(wrapped, key_id=key_id, binding=binding)
 
+    async def holds(self, key_id: str) -> bool:
+        return key_id in self._ring
+
     async def rotate(self, *, now: int) -> None:
         """Does nothing: the operator has set another key, or has not."""

@@ -33,6 +33,9 @@ class KeyHolder(Protocol):
         Raises KeyUnavailable if that key is not held, SealBroken if it did not wrap this, EncryptionNotConfigured.
         """
 
+    async def holds(self, key_id: str) -> bool:
+        """Returns whether this has the key with an ID, to unwrap with at least."""
+
     async def rotate(self, *, now: int) -> None:
         """Makes a new key, which wraps once this returns. Does nothing if only the operator can do that.
 
@@ -54,6 +57,9 @@ class NoKeys:
 
     async def unwrap(self, wrapped: bytes, *, key_id: str, binding: Binding) -> bytes:
         raise EncryptionNotConfigured
+
+    async def holds(self, key_id: str) -> bool:
+        return False
 
     async def rotate(self, *, now: int) -> None:
         raise EncryptionNotConfigured

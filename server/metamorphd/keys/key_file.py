@@ -4,6 +4,7 @@ A line for each key, the current one last: when it was made (RFC 3339), a space,
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import re
@@ -48,9 +49,15 @@ class KeyFile:
         return self._ring.wrap(key, binding=binding, nonce=nonce)
 
     async def unwrap(self, wrapped: bytes, *, key_id: str, binding: Binding) -> bytes:
-        if key_id not in self._ring:
-            await asyncio.to_thread(self._read)
+        await self.holds(key_id)
         return self._ring.unwrap(wrapped, key_id=key_id, binding=binding)
+
+    async def holds(self, key_id: str) -> bool:
+        if key_id not in self._ring:
+            # What was read before stays if the file is gone.
+            with contextlib.suppress(StartupRefused):
+                await asyncio.to_thread(self._read)
+        return key_id in self._ring
 
     async def rotate(self, *, now: int) -> None:
         """Adds a new key to the file, durably, before anything is wrapped by it.

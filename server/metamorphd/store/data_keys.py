@@ -30,12 +30,16 @@ SELECT COUNT(*) AS data_keys FROM (
     LIMIT :limit
 ) AS counted
 """
+# A seek in the index, however many data keys a key wraps.
+NEXT_WRAPPING_KEY = "SELECT MIN(wrapping_key_id) AS key_id FROM data_keys WHERE wrapping_key_id > :after"
 # Unless it was wrapped anew meanwhile.
 REWRAP_DATA_KEY = """
 UPDATE data_keys SET wrapping_key_id = :wrapping_key_id, wrapped_key = :wrapped_key, wrap_time = :now
 WHERE vault_id = :key_vault_id AND data_key_id = :data_key_id AND wrapping_key_id = :old_key_id
 """
 MOST_COUNTED = 100_000
+# There are two during a rotation, and others if it was not completed.
+MOST_WRAPPING_KEYS = 100
 
 # Before all data keys, in the order of a rotation: by the key that wraps them, vault and ID.
 Position = tuple[str, str, str]
@@ -79,6 +83,17 @@ async def count_data_keys_to_rewrap(tx: SystemTransaction, *, key_id: str) -> in
     """Returns how many data keys another key than `key_id` wraps, at most 100,000."""
     row = await tx.one(COUNT_WRAPPED, key_id=key_id, limit=MOST_COUNTED)
     return 0 if row is None else int(row.data_keys)
+
+
+async def list_wrapping_keys(tx: SystemTransaction) -> list[str]:
+    """Returns the IDs of the keys that wrap data keys, in order, at most MOST_WRAPPING_KEYS."""
+    key_ids: list[str] = []
+    while len(key_ids) < MOST_WRAPPING_KEYS:
+        row = await tx.one(NEXT_WRAPPING_KEY, after=key_ids[-1] if key_ids else "")
+        if row is None or row.key_id is None:
+            break
+        key_ids.append(row.key_id)
+    return key_ids
 
 
 async def rewrap_data_keys(

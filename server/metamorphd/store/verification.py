@@ -2,6 +2,7 @@
 
 from metamorphd.chain import BEGINNING, Entry, Head, LogBeginning, StoredEntry
 from metamorphd.models.audit import LogHead
+from metamorphd.models.caller import SERVER_LOG
 from metamorphd.store.database import Row, SystemTransaction, Transaction, point_read
 
 # A seek a vault.
@@ -35,6 +36,19 @@ WHERE vault_id = :vault_id AND revision > :after AND revision <= :last
 ORDER BY revision
 LIMIT :limit
 """
+# The server's own log comes first: it has entries of every day, the oldest and the newest ones.
+LIST_CHAIN_KEYS = """
+SELECT key_id FROM (SELECT key_id FROM changes ORDER BY vault_id, revision LIMIT :limit) AS oldest
+WHERE key_id <> ''
+UNION
+SELECT key_id FROM (
+    SELECT key_id FROM changes WHERE vault_id = :server_log ORDER BY revision DESC LIMIT :limit
+) AS newest
+WHERE key_id <> ''
+ORDER BY key_id
+"""
+VISITED_FOR_KEYS = 500
+
 GET_ENTRY_MAC = "SELECT mac FROM changes WHERE vault_id = :vault_id AND revision = :revision"
 
 
@@ -42,6 +56,12 @@ async def list_log_heads(tx: SystemTransaction, *, after: str, limit: int) -> li
     """Returns the newest entry of each of the next `limit` logs of vaults with IDs above `after`, in order."""
     rows = await tx.all(LIST_LOG_HEADS, after=after, limit=limit)
     return [LogHead(row.vault_id, row.revision, row.mac, row.change_time) for row in rows]
+
+
+async def list_chain_keys(tx: SystemTransaction) -> list[str]:
+    """Returns the IDs of keys that authenticate entries of logs, as far as some entries show, not of every vault."""
+    rows = await tx.all(LIST_CHAIN_KEYS, server_log=SERVER_LOG, limit=VISITED_FOR_KEYS)
+    return [row.key_id for row in rows]
 
 
 @point_read

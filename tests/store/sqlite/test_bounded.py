@@ -24,6 +24,7 @@ from metamorphd.store.audit import list_audit_events
 from metamorphd.store.branches import get_branch
 from metamorphd.store.changes import get_revision, list_changes
 from metamorphd.store.compaction import compact_changes, delete_entries, list_oldest_changes
+from metamorphd.store.data_keys import list_wrapping_keys
 from metamorphd.store.erasure import erase_step, read_part
 from metamorphd.store.erasures import MOST_COUNTED, Erasure, Resource, find_erasure, get_backlog
 from metamorphd.store.idempotency import BEGINNING, prune_requests
@@ -47,7 +48,7 @@ from metamorphd.store.turns.read import get_turn, list_events, list_turns
 from metamorphd.store.uploads import create_attachment, stage_upload
 from metamorphd.store.usage_lists import list_usage
 from metamorphd.store.vault_stats import get_vault_stats, list_vaults
-from metamorphd.store.verification import list_entries, list_log_heads
+from metamorphd.store.verification import list_chain_keys, list_entries, list_log_heads
 
 from tests.store.sqlite.engine import SqliteEngine, migrated, plan
 from tests.support.rows import ACME, KEY, TERMS, new_message
@@ -108,6 +109,7 @@ BOUNDED_OTHERWISE = {
     "GET_OLDEST": "the first row of a vault's log",
     "GET_OLDEST_REVISION": "the first row of a vault's log",
     "LIST_LOG_HEADS": "the last rows of a page of logs",
+    "LIST_CHAIN_KEYS": "the first 500 rows of all logs and the last 500 of one",
     "LIST_OLDEST_CHANGES": "the first and the last rows of a page of logs",
 }
 # A page that is sorted again after its rows were chosen.
@@ -277,6 +279,10 @@ def seeded(messages: int) -> apsw.Connection:
         INSERT INTO changes (vault_id, revision, change_time, actor, call_id, resource, resource_id, verb)
         SELECT vault_id, ROW_NUMBER() OVER (PARTITION BY vault_id), 1, 'alice', '', 'message', message_id, 'created'
         FROM messages""")
+    run(f"""
+        {COUNTER.format(messages // 100)}
+        INSERT INTO data_keys (vault_id, data_key_id, wrapping_key_id, wrapped_key, create_time, wrap_time)
+        SELECT 'v' || n, 'dek', 'key_' || (n % 2), zeroblob(94), 1, 1 FROM counter""")  # noqa: S608
     index(connection)
     run("PRAGMA foreign_keys = ON").fetchall()
     return connection
@@ -654,6 +660,8 @@ SYSTEM_OPERATIONS: dict[str, Operation] = {
     "prune_events": prune_marked,
     "list_oldest_changes": lambda tx: list_oldest_changes(tx, after="", before=NOW, delete_before=NOW, limit=4),
     "list_log_heads": lambda tx: list_log_heads(tx, after="", limit=4),
+    "list_chain_keys": list_chain_keys,
+    "list_wrapping_keys": list_wrapping_keys,
     "find_erasure": lambda tx: find_erasure(tx, after="", now=NOW),
     "find_erasure of the last vault": lambda tx: find_erasure(tx, after="zoo", now=NOW),
     "find_vault_to_index": lambda tx: find_vault_to_index(tx, after=""),
