@@ -2,20 +2,55 @@
 
 import asyncio
 import json
-from typing import Any
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from metamorphd.server import NAMES
 
+from tests.support.paths import ROOT
 from tests.support.programs import require
 from tests.support.serving import Serving
 from tests.support.tokens import mint
 
 
-async def grpcurl(running: Serving, *arguments: str) -> tuple[int | None, str, str]:
-    """Returns (exit code, standard output, standard error) of a call as alice."""
+class Request(NamedTuple):
+    """A request of a .http file."""
+
+    title: str
+    method: str
+    headers: list[str]
+    body: str
+    # The names of variables that are set from the answer, each with the path of its value.
+    sets: dict[str, str]
+
+
+def requests_of_the_file() -> Iterator[Request]:
+    # What is before the first one is about the file.
+    _, *parts = re.split(r"^### ", (ROOT / "docs" / "requests.http").read_text(), flags=re.MULTILINE)
+    for part in parts:
+        title, call, rest = part.split("\n", 2)
+        headers, body = rest.split("\n\n", 1) if not rest.startswith("\n") else ("", rest)
+        body, _, script = body.partition("> {%")
+        sets = dict(re.findall(r"client\.global\.set\(\"(\w+)\", response\.body\.([\w.\[\]]+)\)", script))
+        assert bool(script) == bool(sets), script
+        method = call.removeprefix("GRPC {{host}}/")
+        assert re.fullmatch(r"metamorph\.\w+\.v1\.\w+/\w+", method), call
+        yield Request(title, method, headers.splitlines(), body, sets)
+
+
+def value_at(answer: Any, path: str) -> str:
+    """Returns what is at a path such as `turns[0].turnId`. grpcurl prints names as the contract has them."""
+    for name in re.findall(r"\w+", path):
+        answer = answer[int(name)] if name.isdecimal() else answer[re.sub(r"[A-Z]", r"_\g<0>", name).lower()]
+    return str(answer)
+
+
+async def grpcurl(running: Serving, *arguments: str, token: str = "") -> tuple[int | None, str, str]:
+    """Returns (exit code, standard output, standard error) of a call, as alice unless there is a token."""
     process = await asyncio.create_subprocess_exec(
         require("grpcurl", hint="`make tools` builds it with Go"),
-        *("-plaintext", "-H", f"authorization: Bearer {mint()}"),
+        *("-plaintext", "-H", f"authorization: Bearer {token or mint()}"),
         *arguments,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -67,6 +102,30 @@ async def test_it_streams_a_chat(running: Serving) -> None:
     text = "".join(event.get("text_delta", {}).get("text", "") for event in events)
     assert text == finished["message"]["content"][0]["text"]["text"]
     assert "Hello from grpcurl" in text
+
+
+async def test_it_describes_all_that_is_listed(running: Serving) -> None:
+    code, out, err = await grpcurl(running, running.target, "describe")
+    assert (code, err) == (0, "")
+    assert "grpc.reflection.v1.ServerReflection is a service" in out
+
+
+async def test_every_request_of_the_http_file_succeeds(running: Serving) -> None:
+    operator = mint("operations", permissions=[], operator=True)
+    known: dict[str, str] = {}
+
+    def filled(text: str) -> str:
+        return re.sub(r"\{\{(\w+)\}\}", lambda found: known[found[1]], text)
+
+    for request in requests_of_the_file():
+        token = operator if request.headers == ["authorization: Bearer {{operator_token}}"] else ""
+        assert token or not request.headers
+        body = filled(request.body)
+        code, out, err = await grpcurl(running, "-d", body, running.target, request.method, token=token)
+        assert code == 0, (request.title, err)
+        assert documents(out), request.title
+        known |= {name: value_at(json.loads(out), path) for name, path in request.sets.items()}
+    assert known.keys() == {"session_id", "message_id", "turn_id", "memory_id"}
 
 
 async def test_it_shows_why_a_call_was_refused(running: Serving) -> None:

@@ -48,6 +48,24 @@ async def test_a_service_is_served_with_its_comments_and_rules(running: Serving,
         }
 
 
+async def test_every_service_that_is_listed_is_described(running: Serving) -> None:
+    caller = running.caller(token="")
+
+    async def requests() -> AsyncIterator[ServerReflectionRequest]:
+        yield ServerReflectionRequest(list_services="")
+
+    listed = [
+        service.name
+        async for answer in ServerReflectionStub(caller.channel).ServerReflectionInfo(requests())
+        for service in answer.list_services_response.service
+    ]
+    assert "grpc.reflection.v1.ServerReflection" in listed
+    for name in listed:
+        _, answer = await served(caller, name)
+        services = {f"{file.package}.{service.name}" for file in answer.values() for service in file.service}
+        assert name in services
+
+
 async def test_an_answer_can_be_loaded_by_itself(running: Serving) -> None:
     _, answer = await served(running.caller(token=""), "metamorph.chat.v1.ChatService.SendMessage")
     pool = descriptor_pool.DescriptorPool()

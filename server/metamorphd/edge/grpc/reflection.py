@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from google.protobuf import descriptor_pool
+from google.protobuf import descriptor_pool, text_format
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
@@ -21,6 +21,7 @@ from metamorphd.third_party import validate_pb2
 V1 = "grpc.reflection.v1.ServerReflection"
 V1ALPHA = "grpc.reflection.v1alpha.ServerReflection"
 POOL = descriptor_pool.Default()
+V1_FILE = reflection_pb2.DESCRIPTOR.name.replace("v1alpha", "v1")
 CONTRACT = "contract.binpb"
 # Which the contract's files import, and generated code does not.
 RULES = validate_pb2.DESCRIPTOR
@@ -51,10 +52,21 @@ def _contract() -> Mapping[str, _File]:
     return {file.name: _File(file) for file in files.file}
 
 
+@functools.cache
+def _v1() -> _File:
+    """The file of v1. grpcio has that of v1alpha, which differs from it in its package only."""
+    written = FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(written)
+    renamed = text_format.MessageToString(written).replace("v1alpha", "v1")
+    return _File(text_format.Parse(renamed, FileDescriptorProto()))
+
+
 def _file(name: str) -> Any:
     """A file of the contract, or else of the pool. Raises KeyError if neither has it."""
     if name == RULES.name:
         return RULES
+    if name == V1_FILE:
+        return _v1()
     return _contract().get(name) or POOL.FindFileByName(name)
 
 
@@ -65,6 +77,8 @@ class _Pool:
         return _file(name)
 
     def FindFileContainingSymbol(self, symbol: str) -> Any:
+        if symbol == V1:
+            return _v1()
         try:
             found = POOL.FindFileContainingSymbol(symbol)
         except KeyError:
