@@ -72,18 +72,18 @@ async def test_logs_are_verified_and_what_is_wrong_is_named(engine: Engine, tmp_
         for _ in range(3):
             await server.caller().create_session()
         code, out, err = await asked(server)
-        assert (code, "4 entries of 1 logs" in out, "0 faults" in out, err) == (0, True, True, "")
+        assert (code, "Verified: 4 entries of 1 log.\n" in out, "0 faults" in out, err) == (0, True, True, "")
         assert "4 entries are later than those heads: what was cut off after them cannot be found" in out
         code, out, _ = await asked(server, "--json")
         (line,) = map(json.loads, out.splitlines())
         assert (code, line["entries"], line["faults"], line["heads"][0][:2]) == (0, 4, [], ["acme", 4])
         anchors.write_text(f"another line\n2026-11-27 app | {out}")
         code, out, _ = await asked(server, "--anchors", str(anchors))
-        assert (code, "1 heads were looked for" in out, "cannot be found" in out) == (0, True, False)
+        assert (code, "1 head was looked for" in out, "cannot be found" in out) == (0, True, False)
     await altered(engine, tmp_path, "UPDATE changes SET verb = 'read' WHERE vault_id = :vault_id AND revision = 2")
     async with serving(tmp_path, **KEYS) as server:
         code, out, _ = await asked(server)
-        assert (code, "CHANGED: vault acme, entry 2" in out, "1 faults" in out) == (1, True, True)
+        assert (code, "CHANGED: vault acme, entry 2" in out, "1 fault." in out) == (1, True, True)
     await altered(engine, tmp_path, "DELETE FROM changes WHERE vault_id = :vault_id AND revision > 1")
     async with serving(tmp_path, **KEYS) as server:
         assert (await asked(server))[0] == 0
@@ -116,18 +116,18 @@ async def test_time_stamps_of_heads_in_the_log_stream_are_verified(tmp_path: Pat
     async with TimestampAuthority(tmp_path) as tsa, stamped(tmp_path, tsa) as (server, anchors):
         given = ("--anchors", str(anchors))
         code, out, _ = await asked(server, *given)
-        assert (code, "1 time stamps were not verified: name the authority's" in out) == (0, True)
+        assert (code, "1 time stamp was not verified: name the authority's" in out) == (0, True)
         trusted = (*given, "--certificates", str(tsa.roots))
         await server.caller().create_session()
         code, out, err = await asked(server, *trusted)
         assert (code, "1 of 1 time stamps are good; the newest is of 20" in out, err) == (0, True, "")
-        assert "1 entries are later than the heads that were stamped" in out
+        assert "1 entry is later than the heads that were stamped" in out
         code, out, _ = await asked(server, *trusted, "--json")
         (stamp,) = json.loads(out.splitlines()[-1])["timestamps"]
         assert (code, stamp["heads"], stamp["fault"], stamp["time"][:2]) == (0, 1, "", "20")
         other = TimestampAuthority(tmp_path, "other")
         code, out, _ = await asked(server, *given, "--certificates", str(other.roots))
-        assert (code, bool(re.search(r"TIMESTAMP: line \d, the time stamp is not good: ", out)), "1 faults" in out) == (
+        assert (code, bool(re.search(r"TIMESTAMP: line \d, the time stamp is not good: ", out)), "1 fault." in out) == (
             1,
             True,
             True,
@@ -152,7 +152,7 @@ async def test_a_log_that_somebody_with_the_key_wrote_anew_is_not_that_of_its_st
             for _ in range(3):
                 await server.caller().create_session()
             code, out, _ = await asked(server, "--anchors", str(anchors), "--certificates", str(tsa.roots))
-            assert (code, "REPLACED: vault acme, entry 3" in out, "1 faults" in out) == (1, True, True)
+            assert (code, "REPLACED: vault acme, entry 3" in out, "1 fault." in out) == (1, True, True)
 
 
 async def test_a_backup_has_a_time_stamp_of_all_heads_in_it(tmp_path: Path) -> None:

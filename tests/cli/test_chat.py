@@ -95,7 +95,7 @@ async def test_what_a_cancelled_reply_has_used_at_most_is_shown(tmp_path: Path, 
         await cancel(alice, turn_id)
         code, _, err = await talking
         assert code == 1
-        shown = "At most 11 tokens in, 12000 out, 5 read from cache, 3 written to cache, $0.1200 (estimated) CANCELLED"
+        shown = "At most 11 tokens in, 12,000 out, 5 read from cache, 3 written to cache, $0.12 (estimated) CANCELLED"
         assert f"{shown} Continue" in " ".join(err.split())
 
 
@@ -119,7 +119,7 @@ async def test_a_reply_that_was_cut_off_says_so(tmp_path: Path, api: FakeMessage
 async def test_a_cost_that_would_be_shown_as_nothing_is_not(tmp_path: Path, api: FakeMessagesApi) -> None:
     async with asking(api, tmp_path / "asking") as running:
         _, _, err = await run("chat", "--target", running.target, "--token", mint(), "Hi")
-    assert "11 tokens in, 3 out, 5 read from cache, 3 written to cache, less than $0.0001\n" in err
+    assert "11 tokens in, 3 out, 5 read from cache, 3 written to cache, $0.00006\n" in err
     assert "At most" not in err
 
 

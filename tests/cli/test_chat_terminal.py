@@ -2,9 +2,9 @@
 
 import asyncio
 import io
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,13 +16,24 @@ from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
 from tests.support.proxy import CuttingProxy
 from tests.support.serving import asking
-from tests.support.talking import prompted, say, talking
+from tests.support.talking import say, talking
 from tests.support.terminal import Terminal, terminal
 from tests.support.tokens import mint
 
 PARAGRAPHS = "\n\n".join(f"Paragraph {number}." for number in range(31))
 LIST = "\n".join(f"- entry {number}" for number in range(61))
 CODE = "\n".join(["```", *(f"line {number}" for number in range(59)), "```"])
+ENTRIES = [f"entry {number}" for number in range(59)]
+ENTRY = re.compile(r"entry\s+\d+")
+# Blocks without an end, of which what came so far is final but for the last row.
+GROWING = {
+    "code": "\n".join(["```python", *ENTRIES]),
+    "list": "\n".join(f"{number}. {entry}" for number, entry in enumerate(ENTRIES, 1)),
+    "nested": "- outer\n" + "\n".join(f"  - {entry}" for entry in ENTRIES),
+    "paragraph": " ".join(f"This is **{entry}** of a long paragraph." for entry in ENTRIES),
+    "quote": "\n".join(f"> {entry}  " for entry in ENTRIES),
+}
+TABLE = "\n".join(["| a | table |", "|---|---|", *(f"| {entry} | cell |" for entry in ENTRIES)])
 
 DOCUMENT = """# A heading
 
@@ -70,26 +81,39 @@ async def test_a_reply_taller_than_the_terminal_leaves_each_of_its_lines_once(
     assert len(rows) <= len(reply.splitlines()) + 10
 
 
-def _is_filled(screen: str, *, height: int) -> bool:
-    return "line 58" in screen and len(screen.split("\n")) >= height - 2
-
-
-async def test_a_terminal_that_is_resized_under_a_tall_block_has_each_line_once(
-    tmp_path: Path, api: FakeMessagesApi
+@pytest.mark.parametrize("reply", GROWING.values(), ids=GROWING)
+async def test_what_a_block_that_grows_has_so_far_is_in_the_scroll_back(
+    tmp_path: Path, api: FakeMessagesApi, reply: str
 ) -> None:
     hold = asyncio.Event()
-    api.default = Reply((f"Before.\n\n{CODE[:-4]}", "\n```"), hold=hold)
+    api.default = Reply((reply, "\n\nThe end."), hold=hold)
     async with asking(api, tmp_path / "server") as running, talking(running.target, tmp_path) as shown:
         await say(shown, "Hi")
-        await shown.until("line 58")
-        for columns, height in ((60, 12), (100, 30), (80, 24)):
-            await shown.resize(columns, height)
-            await shown.until(partial(_is_filled, height=height))
+        await shown.until("entry 58")
+        found = ENTRY.findall(" ".join(await shown.everything()))
         hold.set()
-        await prompted(shown)
-        rows_shown = [row.strip() for row in await shown.everything()]
-    assert [row for row in rows_shown if row.startswith("line ")] == [f"line {number}" for number in range(59)]
-    assert (rows_shown.count("Before."), rows_shown.count("> Hi")) == (1, 1)
+        await shown.until("The end.")
+    assert found == [f"entry {number}" for number in range(59)]
+
+
+@pytest.mark.parametrize("reply", [*GROWING.values(), TABLE], ids=[*GROWING, "table"])
+async def test_a_terminal_that_is_resized_under_a_block_that_grows_has_all_of_it_once(
+    tmp_path: Path, api: FakeMessagesApi, reply: str
+) -> None:
+    hold = asyncio.Event()
+    api.default = Reply((f"Before.\n\n{reply}", "\n\nThe end."), hold=hold)
+    async with asking(api, tmp_path / "server") as running, talking(running.target, tmp_path) as shown:
+        await say(shown, "Hi")
+        await shown.until("entry 58")
+        for columns, height in ((60, 12), (100, 30), (40, 20), (80, 24)):
+            await shown.resize(columns, height)
+            # More than two frames.
+            await asyncio.sleep(0.4)
+        hold.set()
+        await shown.until("The end.")
+        whole = " ".join(await shown.everything())
+    assert ENTRY.findall(whole) == [f"entry {number}" for number in range(59)]
+    assert (whole.count("Before."), whole.count("> Hi")) == (1, 1)
 
 
 async def test_blocks_look_as_if_the_reply_had_come_at_once(tmp_path: Path, api: FakeMessagesApi) -> None:

@@ -1,5 +1,6 @@
 """Commands of a vault's user around conversations, run as processes: sessions, turns, models, usage."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tests.support.caller import Caller
 from tests.support.command import METAMORPH, run
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
-from tests.support.serving import Serving
+from tests.support.serving import Serving, asking
 from tests.support.terminal import terminal
 from tests.support.tokens import mint
 
@@ -108,15 +109,16 @@ async def test_what_controls_a_terminal_is_not_printed_there(running: Serving, t
     assert (row.endswith("…"), len(row) <= 80, "�]0;owned" in row) == (True, True, True)
 
 
-async def test_a_turn_is_cancelled_and_its_text_kept(running: Serving, api: FakeMessagesApi) -> None:
-    api.default = Reply(tuple("word " for _ in range(400)), delay=0.05)
-    alice = running.caller()
-    session = (await alice.create_session()).session_id
-    events = alice.start(session)
-    turn = (await events.next()).turn_id
-    code, out, _ = await asked(running, "turns", "cancel", turn)
-    assert (code, out) == (0, f"{turn} has ended: cancelled.\n")
-    _, out, _ = await asked(running, "turns", "list", session, "--json")
+async def test_a_turn_is_cancelled_and_its_text_kept(tmp_path: Path, api: FakeMessagesApi) -> None:
+    api.default = Reply(("Some words", "never"), hold=asyncio.Event())
+    async with asking(api, tmp_path) as running:
+        alice = running.caller()
+        session = (await alice.create_session()).session_id
+        events = alice.start(session)
+        turn = (await events.next()).turn_id
+        code, out, _ = await asked(running, "turns", "cancel", turn)
+        assert (code, out) == (0, f"{turn} has ended: cancelled.\n")
+        _, out, _ = await asked(running, "turns", "list", session, "--json")
     assert json.loads(out)["status"] == "TURN_STATUS_CANCELLED"
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import run
+from tests.support.command import METAMORPH, run
 from tests.support.leaving import delete, erased
 from tests.support.refusal import refused
 from tests.support.serving import Serving, serving
+from tests.support.terminal import terminal
 from tests.support.tokens import SECRET, mint
 
 
@@ -19,7 +20,7 @@ async def asked(server: Serving, *arguments: str) -> tuple[int | None, str, str]
 async def test_vaults_are_listed_shown_suspended_and_resumed(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
         code, out, err = await asked(server, "list")
-        assert (code, out.strip(), err) == (0, "There are no vaults.", "")
+        assert (code, out, err) == (0, "", "")
         alice = server.caller()
         session = await alice.create_session()
         await alice.send(session.session_id)
@@ -37,7 +38,26 @@ async def test_vaults_are_listed_shown_suspended_and_resumed(tmp_path: Path) -> 
         assert (code, out.strip()) == (0, "acme is active.")
         assert len(await alice.sessions()) == 1
         code, out, _ = await asked(server, "list", "--state", "suspended")
-        assert (code, out.strip()) == (0, "There are no suspended vaults.")
+        assert (code, out) == (0, "")
+
+
+async def test_vaults_are_rows_with_tabs_in_a_pipe_and_a_table_that_fits_on_a_terminal(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        for number in range(3):
+            await server.caller(vault=f"team-{number}").create_session()
+        _, out, _ = await asked(server, "list", "--limit", "2")
+        rows = [line.split("\t") for line in out.splitlines()]
+        assert [(row[0], row[2], row[5], row[6]) for row in rows] == [
+            (f"team-{number}", "active", "0.00", "0.00") for number in range(2)
+        ]
+        await asked(server, "suspend", "team-1", "--reason", "the invoice of last month is unpaid " * 3)
+        environment = [f"METAMORPH_TARGET={server.target}", f"EMBLEM_JWT_SECRET={SECRET}"]
+        async with terminal(tmp_path, "env", *environment, *METAMORPH, "vault", "list") as shown:
+            assert await shown.exit_code() == 0
+            table = await shown.everything()
+    assert table[0].split() == ["vault", "name", "state", "size", "active", "USD", "today", "USD", "month"]
+    assert [row.split()[0] for row in table if row.startswith("team-")] == ["team-0", "team-1", "team-2"]
+    assert max(map(len, table)) <= 80
 
 
 async def test_an_erased_vault_is_released(tmp_path: Path) -> None:
@@ -62,7 +82,7 @@ async def test_json_has_all_that_the_api_returns(tmp_path: Path) -> None:
         suspended = json.loads(out)
         assert (suspended["status"]["state"], suspended["running_turn_count"]) == ("VAULT_STATE_SUSPENDED", 0)
         _, out, _ = await asked(server, "list", "--json")
-        assert [each["status"] for each in json.loads(out)] == [suspended["status"]]
+        assert [json.loads(line)["status"] for line in out.splitlines()] == [suspended["status"]]
         _, out, _ = await asked(server, "stats", "acme", "--json")
         stats = json.loads(out)
         assert (stats["session_count"], stats["message_count"], stats["summary"]["status"]["reason"]) == (

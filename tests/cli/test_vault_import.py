@@ -63,7 +63,7 @@ async def test_people_read_what_was_imported_what_was_there_and_what_was_left_ou
     first = (0, f"Imported: 1 session, 1 memory, 1 record of the vault's settings.\n{unknown}", "")
     assert await run("vault", "import", str(file), *reach) == first
     everything = "1 session, 1 memory, 1 record of the vault's settings"
-    again = (0, f"Imported: nothing.\nIn the vault already: {everything}.\n{unknown}", "")
+    again = (0, f"Nothing new was imported.\nIn the vault already: {everything}.\n{unknown}", "")
     assert await run("vault", "import", str(file), *reach) == again
     counts = {"memory": 2, "message": 1_000, "hologram": 1}
     assert listed(counts) == "1,000 messages, 2 memories, 1 record of kind hologram"

@@ -133,7 +133,7 @@ def test_a_file_that_cannot_be_used_is_refused_with_a_remedy_and_without_its_key
 def test_a_file_that_was_being_replaced_is_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     add_key(path, now=DAY)
-    (tmp_path / "keys.new").write_text("torn")
+    (tmp_path / ".keys.01234567").write_text("torn")
     add_key(path, now=2 * DAY)
     assert [key.key_time for key in read_keys(path)] == [2 * DAY, DAY]
 

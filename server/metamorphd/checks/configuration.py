@@ -12,6 +12,7 @@ from metamorphd.checks.names import shown
 from metamorphd.clock import day_of
 from metamorphd.errors import StartupRefused
 from metamorphd.keys.key_file import read_keys
+from metamorphd.models.counted import counted
 from metamorphd.models.finding import Finding, FindingStatus, failed, ok, warning
 from metamorphd.settings.server import Settings
 
@@ -167,8 +168,8 @@ def _age(check: str, name: str, since: date, *, today: date, remedy: str) -> Fin
     if days < -1:
         return failed(check, f"{name} is dated {since}, which is in the future", "set the day since it is in use")
     if days > ROTATION_DAYS:
-        return warning(check, f"{name} is {days} days old, more than {ROTATION_DAYS}", remedy)
-    return ok(check, f"{name} is {max(days, 0)} days old, of {ROTATION_DAYS}")
+        return warning(check, f"{name} is {counted(days, 'day')} old, more than {ROTATION_DAYS}", remedy)
+    return ok(check, f"{name} is {counted(max(days, 0), 'day')} old, of {ROTATION_DAYS}")
 
 
 def model_key(settings: Settings) -> Iterator[Finding]:

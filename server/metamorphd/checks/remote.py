@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Iterator, Sequence
 
+from metamorphd.models.counted import counted
 from metamorphd.models.finding import Finding, failed, ok, warning
 
 # What a server allows issuers' clocks to differ, and what is worth knowing before.
@@ -45,11 +46,11 @@ def backups(
             else failed("backup", "there is no good backup", make)
         )
         return
-    hours = max(0.0, now - newest) / HOUR
+    age = counted(_hours(now - newest), "hour")
     if now - newest > allowed:
-        yield failed("backup", f"the newest good backup is {hours:,.0f} hours old", f"{make}, and see why none is made")
+        yield failed("backup", f"the newest good backup is {age} old", f"{make}, and see why none is made")
     else:
-        yield ok("backup", f"the newest good backup is {hours:,.0f} hours old")
+        yield ok("backup", f"the newest good backup is {age} old")
     if verified is None or now - verified > VERIFIED_DAYS * DAY:
         yield warning(
             "backup-verified",
@@ -57,15 +58,20 @@ def backups(
             "run `metamorph backup verify`, and restore one elsewhere: `metamorph backup restore NAME --to FILE`",
         )
     else:
-        yield ok("backup-verified", f"a backup was verified {max(0.0, now - verified) / HOUR:,.0f} hours ago")
+        yield ok("backup-verified", f"a backup was verified {counted(_hours(now - verified), 'hour')} ago")
+
+
+def _hours(seconds: float) -> int:
+    return round(max(0.0, seconds) / HOUR)
 
 
 def certificate(seconds_left: float) -> Finding:
     """Judges for how long a certificate that is trusted is still valid."""
     days = int(seconds_left // DAY)
     if days < EXPIRY_DAYS:
-        return warning("tls", f"the certificate expires in {days} days", "renew it; the server reads new files itself")
-    return ok("tls", f"TLS, with a certificate that is trusted and valid for {days} days")
+        mend = "renew it; the server reads new files itself"
+        return warning("tls", f"the certificate expires in {counted(days, 'day')}", mend)
+    return ok("tls", f"TLS, with a certificate that is trusted and valid for {counted(days, 'day')}")
 
 
 def plaintext(name: str, what: str, addresses: Sequence[str], mend: str) -> Finding:

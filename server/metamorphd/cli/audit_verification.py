@@ -15,6 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from metamorphd.cli.anchors import Anchor, Anchors, Stamped, api_vault, read_anchors
 from metamorphd.cli.operator import run_as_operator
+from metamorphd.models.counted import counted
 
 # As many as a request may have.
 ANCHORS = 500
@@ -54,7 +55,7 @@ def verify_logs(*, anchors: Path | None, certificates: Path | None, as_json: boo
                     found.add(part)
                     if as_json:
                         click.echo(json.dumps(_shown(part)))
-                    text = f"Verifying logs: {found.entries:,} entries, {len(found.heads):,} logs"
+                    text = f"Verifying logs: {_verified(found)}"
                     progress.update(task, description=text)
         if not as_json:
             _show(found, known, stamped)
@@ -128,14 +129,16 @@ def _kind(fault: AuditFault) -> str:
 
 
 def _show(found: Found, anchors: Anchors | None, stamped: Sequence[Stamped]) -> None:
-    click.echo(f"{found.entries:,} entries of {len(found.heads):,} logs were verified.")
+    click.echo(f"Verified: {_verified(found)}.")
     if found.unprotected:
-        click.echo(f"{found.unprotected:,} entries have no MAC, as if stored without AUDIT_KEY: they prove nothing.")
+        unprotected = counted(found.unprotected, "entry has", "entries have")
+        click.echo(f"{unprotected} no MAC, as if stored without AUDIT_KEY, and so no proof.")
     heads = [] if anchors is None else list(anchors.heads)
-    click.echo(f"{len(heads):,} heads were looked for.")
+    click.echo(f"{counted(len(heads), 'head was', 'heads were')} looked for.")
     if beyond := _later(found, heads):
+        later = counted(beyond, "entry is", "entries are")
         click.echo(
-            f"{beyond:,} entries are later than those heads: what was cut off after them cannot be found. "
+            f"{later} later than those heads: what was cut off after them cannot be found. "
             "--anchors takes newer ones, of the server's log or of `metamorph audit heads`."
         )
     if anchors is not None:
@@ -145,20 +148,25 @@ def _show(found: Found, anchors: Anchors | None, stamped: Sequence[Stamped]) -> 
         click.echo(f"{_kind(fault)}: {log}, entry {fault.revision}")
     for stamp in (bad := [stamp for stamp in stamped if stamp.fault])[:SHOWN_FAULTS]:
         click.echo(f"TIMESTAMP: line {stamp.line}, {stamp.fault}")
-    click.echo(f"{found.fault_count + len(bad):,} faults.")
+    click.echo(f"{counted(found.fault_count + len(bad), 'fault')}.")
 
 
 def _show_stamps(found: Found, anchors: Anchors, stamped: Sequence[Stamped]) -> None:
     if not anchors.stamps:
         return
     if not stamped:
-        click.echo(f"{len(anchors.stamps):,} time stamps were not verified: name the authority's with --certificates.")
+        unverified = counted(len(anchors.stamps), "time stamp was", "time stamps were")
+        click.echo(f"{unverified} not verified: name the authority's with --certificates.")
         return
     times = [stamp.time for stamp in stamped if stamp.time is not None]
     newest = f"; the newest is of {max(times):%Y-%m-%d %H:%M:%S} UTC" if times else ""
     click.echo(f"{len(times):,} of {len(stamped):,} time stamps are good{newest}.")
     if beyond := _later(found, [head for stamp in stamped for head in stamp.heads]):
-        click.echo(f"{beyond:,} entries are later than the heads that were stamped.")
+        click.echo(f"{counted(beyond, 'entry is', 'entries are')} later than the heads that were stamped.")
+
+
+def _verified(found: Found) -> str:
+    return f"{counted(found.entries, 'entry', 'entries')} of {counted(len(found.heads), 'log')}"
 
 
 def _later(found: Found, heads: Iterable[Anchor]) -> int:

@@ -35,6 +35,7 @@ from rich.table import Table
 
 from metamorphd.cli.listing import as_dict
 from metamorphd.cli.operator import run_as_operator
+from metamorphd.models.counted import counted
 
 # Each look at a backup counts towards the operator's rate limit, by default one call in 9 seconds after the first 100.
 LOOK_SECONDS = 0.2
@@ -126,7 +127,7 @@ class Client:
         if self._as_json:
             click.echo(json.dumps({"file": str(file), "sha256": hashed.hexdigest()}))
         else:
-            click.echo(f"{file} has {file.stat().st_size:,} bytes, SHA-256 {hashed.hexdigest()}.")
+            click.echo(f"{file} has {counted(file.stat().st_size, 'byte')}, SHA-256 {hashed.hexdigest()}.")
         return True
 
     async def _get(self, name: str) -> Backup:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from metamorphd.models.counted import counted
+
 # Of each kind of record, one and several. The order is that in which they are listed.
 NOUNS = {
     "session": ("session", "sessions"),
@@ -23,10 +25,9 @@ NOUNS = {
 def listed(counts: Mapping[str, int]) -> str:
     """Returns how many records of each kind there are, or `nothing`."""
     kinds = [kind for kind in (*NOUNS, *sorted(counts.keys() - NOUNS.keys())) if kind in counts]
-    return ", ".join(f"{counts[kind]:,} {_noun(kind, counts[kind])}" for kind in kinds) or "nothing"
+    return ", ".join(counted(counts[kind], *_nouns(kind)) for kind in kinds) or "nothing"
 
 
-def _noun(kind: str, count: int) -> str:
+def _nouns(kind: str) -> tuple[str, str]:
     # A later server's kinds have no nouns here.
-    one, several = NOUNS.get(kind, (f"record of kind {kind}", f"records of kind {kind}"))
-    return one if count == 1 else several
+    return NOUNS.get(kind, (f"record of kind {kind}", f"records of kind {kind}"))

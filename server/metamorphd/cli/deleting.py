@@ -20,6 +20,7 @@ from metamorph_client.vault.v1.vault_service_pb2 import (
 from metamorphd.cli.backups import LONGEST_LOOK_SECONDS, LOOK_GROWTH, LOOK_SECONDS, shown_time
 from metamorphd.cli.listing import as_dict
 from metamorphd.cli.tenant import run_as_tenant, transfer_progress
+from metamorphd.models.counted import counted
 from metamorphd.settings.client import ClientSettings
 
 GIVE_UP_SECONDS = 60.0
@@ -129,7 +130,7 @@ class _Deleting:
 def _about_backups(answer: DeleteVaultResponse) -> str:
     if not answer.backup_count:
         return "No backup has it."
-    backups = "1 backup has" if answer.backup_count == 1 else f"{answer.backup_count:,} backups have"
+    backups = counted(answer.backup_count, "backup has", "backups have")
     if not answer.HasField("backups_expire_time"):
         return (
             f"{backups} it, with its wrapped key. The server makes none by itself, so an operator has to delete them."

@@ -15,6 +15,7 @@ from metamorph_client.vault.v1.vault_service_pb2 import ExportVaultRequest
 
 from metamorphd.cli.counting import listed
 from metamorphd.cli.tenant import run_as_tenant, transfer_progress
+from metamorphd.models.counted import counted
 from metamorphd.settings.client import ClientSettings
 
 READ_BYTES = 2**20
@@ -92,7 +93,7 @@ def export_vault(settings: ClientSettings, file: Path, *, resume: bool, recipien
         if as_json:
             click.echo(json.dumps({"file": str(file), "sha256": trailer["sha256"], "counts": trailer["counts"]}))
         else:
-            click.echo(f"{file} has {size:,} bytes: {listed(trailer['counts'])}.")
+            click.echo(f"{file} has {counted(size, 'byte')}: {listed(trailer['counts'])}.")
         return True
 
     run_as_tenant(settings, download, RESUMING_HINTS if resume else {})

@@ -5,6 +5,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from metamorphd.durable import replacing
+
 # A file of more is begun anew, with the newest half.
 LARGEST_FILE = 1024 * 1024
 
@@ -45,11 +47,8 @@ class History:
             if file.tell() <= LARGEST_FILE:
                 return
         newest = path.read_bytes()[-LARGEST_FILE // 2 :].partition(b"\n")[2]
-        # Not in place: it would be lost if this is interrupted.
-        smaller = path.with_name(f"{path.name}.{os.getpid()}")
-        with open(smaller, "wb", opener=_private) as file:
-            file.write(newest)
-        smaller.replace(path)
+        with replacing(path) as smaller:
+            smaller.write(newest.decode(errors="replace"))
 
 
 def _private(path: str, flags: int) -> int:

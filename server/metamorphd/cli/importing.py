@@ -107,7 +107,7 @@ def _show(answer: ImportVaultResponse, foreign: Foreign | None, *, as_json: bool
     if as_json:
         click.echo(json.dumps({"imported": imported, "skipped": skipped, "lost": lost, "revision": answer.revision}))
         return
-    click.echo(f"Imported: {listed(imported)}.")
+    click.echo(f"Imported: {listed(imported)}." if imported else "Nothing new was imported.")
     secrets = {kind: skipped.pop(kind) for kind in SECRETS if kind in skipped}
     unknown = {kind: skipped.pop(kind) for kind in UNKNOWN if kind in skipped}
     for what, counts in (

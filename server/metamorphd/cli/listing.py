@@ -131,8 +131,3 @@ def time_cell(moment: Timestamp) -> str:
 def age(seconds: float) -> str:
     """Returns a time that has passed, in its largest unit."""
     return next((f"{seconds / size:.0f}{unit}" for size, unit in AGES if seconds >= size), "now")
-
-
-def dollars(nanos: int) -> str:
-    """Returns an amount of billionths of a US dollar, to the hundredth of a cent."""
-    return f"{nanos / 1e9:,.4f}"

@@ -20,7 +20,8 @@ from metamorph_client.chat.v1.session_pb2 import Session
 from metamorph_client.chat.v1.turn_pb2 import StopReason, Turn, TurnStatus
 from rich.text import Text
 
-from metamorphd.cli.listing import Column, Listing, dollars, json_line, printable, time_cell
+from metamorphd.cli.listing import Column, Listing, json_line, printable, time_cell
+from metamorphd.cli.money import usd
 from metamorphd.cli.paging import pages
 from metamorphd.cli.tenant import run_as_tenant
 from metamorphd.settings.client import ClientSettings
@@ -53,7 +54,7 @@ def _highlighted(match: MessageMatch) -> Text:
 
 
 def _per_million(model: Model, price: str) -> str:
-    return f"{getattr(model.prices[0], price) / 1e3:,.2f}" if model.prices else ""
+    return usd(getattr(model.prices[0], price) * 1_000_000) if model.prices else ""
 
 
 def _retirement(model: Model) -> str:
@@ -75,7 +76,7 @@ TURNS: Sequence[Column[Turn]] = (
     Column("turn", lambda turn: turn.turn_id),
     Column("begun", lambda turn: time_cell(turn.create_time), numeric=True),
     Column("tokens", lambda turn: f"{tokens(turn.usage)}", numeric=True),
-    Column("USD", lambda turn: dollars(turn.usage.cost_usd_nanos), numeric=True),
+    Column("USD", lambda turn: usd(turn.usage.cost_usd_nanos), numeric=True),
     Column("status", outcome, gives_way=True, wraps=True),
 )
 MODELS: Sequence[Column[Model]] = (

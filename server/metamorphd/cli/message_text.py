@@ -14,6 +14,7 @@ from metamorph_client.chat.v1.message_pb2 import (
 from metamorph_client.chat.v1.session_pb2 import Session
 
 from metamorphd.cli.backups import shown_time
+from metamorphd.models.counted import counted
 
 
 def heading(session: Session) -> str:
@@ -87,7 +88,7 @@ def _result_parts(result: ToolResultBlock) -> Iterable[str]:
 
 
 def _attachment(block: ImageBlock | DocumentBlock) -> str:
-    return f"*{block.attachment_id}: {block.media_type}, {block.size_bytes:,} bytes*"
+    return f"*{block.attachment_id}: {block.media_type}, {counted(block.size_bytes, 'byte')}*"
 
 
 def _quoted(text: str) -> str:

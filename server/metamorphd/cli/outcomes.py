@@ -13,6 +13,9 @@ from metamorph_client.chat.v1.turn_pb2 import (
     TurnStatus,
 )
 
+from metamorphd.cli.money import dollars
+from metamorphd.models.counted import counted
+
 STOP_REASONS = {
     STOP_REASON_MAX_TOKENS: "The reply was cut off: it has as many tokens as it may",
     STOP_REASON_CONTEXT_EXCEEDED: "The reply was cut off: the model's context is full",
@@ -21,7 +24,6 @@ STOP_REASONS = {
     STOP_REASON_TOOL_USE: "The model waits for what a tool returns. Only the program that offers the tool can go on;"
     " /regenerate asks again, /new begins another session",
 }
-SHOWN_NANOS = 100_000
 # More than a wide terminal has in a row.
 SHOWN_CHARACTERS = 500
 
@@ -35,8 +37,7 @@ def note_on(event: TurnEvent) -> str:
             result = event.tool_result
             return _line("Tool failed:" if result.is_error else "Tool returned:", result.text)
         case "memories_recalled":
-            count = len(event.memories_recalled.memory_ids)
-            return "Recalled 1 memory" if count == 1 else f"Recalled {count} memories"
+            return f"Recalled {counted(len(event.memories_recalled.memory_ids), 'memory', 'memories')}"
         case "compaction":
             return "The conversation so far was summarized"
     return ""
@@ -62,12 +63,8 @@ def notes_on(finished: TurnFinished) -> list[str]:
 
 def cost(usage: Usage) -> str:
     """Returns a line about what was used and its price."""
-    cached = f", {usage.cache_read_tokens} read from cache" if usage.cache_read_tokens else ""
-    written = f", {usage.cache_write_tokens} written to cache" if usage.cache_write_tokens else ""
-    price = f", {_dollars(usage.cost_usd_nanos)}" if usage.cost_usd_nanos else ""
-    counts = f"{usage.input_tokens} tokens in, {usage.output_tokens} out{cached}{written}{price}"
+    cached = f", {usage.cache_read_tokens:,} read from cache" if usage.cache_read_tokens else ""
+    written = f", {usage.cache_write_tokens:,} written to cache" if usage.cache_write_tokens else ""
+    price = f", {dollars(usage.cost_usd_nanos)}" if usage.cost_usd_nanos else ""
+    counts = f"{counted(usage.input_tokens, 'token')} in, {usage.output_tokens:,} out{cached}{written}{price}"
     return f"At most {counts} (estimated)" if usage.estimated else counts
-
-
-def _dollars(nanos: int) -> str:
-    return f"${nanos / 1e9:.4f}" if nanos >= SHOWN_NANOS else f"less than ${SHOWN_NANOS / 1e9:.4f}"

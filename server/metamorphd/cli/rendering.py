@@ -5,11 +5,13 @@ import time
 from contextlib import suppress
 from typing import Self
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.live import Live
+from rich.console import Console, Group, RenderableType
 from rich.markdown import Markdown
-from rich.segment import Segment
 from rich.text import Text
+
+from metamorphd.cli.redrawing import Redrawn, Row
+from metamorphd.cli.settling import after, settled, visible
+from metamorphd.models.counted import counted
 
 DRAW_SECONDS = 1 / 12
 DRAWN_CHARACTERS = 20_000
@@ -19,35 +21,36 @@ GAP_OF_THEIR_OWN = {"bullet_list_open", "ordered_list_open", "blockquote_open", 
 
 
 class LiveReply:
-    """Shows Markdown that grows. Blocks are printed once they are finished, and only the last one is drawn again.
+    """Shows Markdown that grows. What further text cannot change is printed for good, and the rest is drawn again.
 
-    Thinking is dim. Once it is finished it is one line, or all of it if `whole_thinking`. Of a last block that is
-    taller than the terminal, its end is shown on the terminal's alternate screen until it is finished too: what was
-    drawn again is in no scroll-back, also if the terminal is made smaller. `status` is shown below, beside a spinner,
-    unless it is empty. Use it as an async context manager.
+    That is mostly a row or two. Of more than half a terminal, such as a long table, the end is shown until the block is
+    finished. Thinking is dim. Once it is finished it is one line, or all of it if `whole_thinking`. `status` is shown
+    below, beside a spinner, unless it is empty. Use it as an async context manager.
     """
 
     def __init__(self, console: Console, *, whole_thinking: bool) -> None:
         self._console = console
         self._whole_thinking = whole_thinking
-        self._live = self._display(alternate=False)
-        self._alternate = False
-        self._notes: list[Text] = []
+        self._redrawn = Redrawn(console)
         self._unprinted = self._thinking = ""
+        # Visible characters of the text that are printed.
+        self._printed = 0
         self._gap = False
         self.status = ""
 
     async def __aenter__(self) -> Self:
-        self._live.start()
+        self._redrawn.begin()
         self._drawing = asyncio.create_task(self._draw_often())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._drawing.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._drawing
-        self._finish()
-        self._live.stop()
+        try:
+            with suppress(asyncio.CancelledError):
+                await self._drawing
+            self._finish()
+        finally:
+            self._redrawn.end()
 
     def add(self, text: str) -> None:
         """Appends text to the reply."""
@@ -68,23 +71,19 @@ class LiveReply:
         self._print_dim(Text(text, style="dim", no_wrap=True, overflow="ellipsis"))
 
     def note(self, text: str) -> None:
-        """Prints a line above what is drawn again, once that is on the terminal's own screen."""
-        self._notes.append(Text(text, style="dim"))
-        if not self._alternate:
-            self._print_notes()
+        """Prints a line above what is drawn again."""
+        self._redrawn.print(self._rows(Text(text, style="dim")))
 
     def _finish(self) -> None:
         """Prints for good what was drawn."""
         self._print(self._unprinted)
         thinking, self._unprinted, self._thinking = self._thinking.strip(), "", ""
         if thinking:
-            collapsed = f"Thought in {len(thinking.split())} words"
+            collapsed = f"Thought in {counted(len(thinking.split()), 'word')}"
             self._print_dim(Text(thinking if self._whole_thinking else collapsed, style="dim"))
 
     def _print_dim(self, text: Text) -> None:
-        self._move(alternate=False)
-        self._live.update(Text(""), refresh=True)
-        self._console.print(Group(Text(""), text) if self._gap else text)
+        self._redrawn.print(self._rows(Group(Text(""), text) if self._gap else text))
         self._gap = True
 
     async def _draw_often(self) -> None:
@@ -99,71 +98,44 @@ class LiveReply:
         if finished:
             self._print(self._unprinted[:finished])
             self._unprinted = self._unprinted[finished:]
-        whole = Group(self._live_part(), *self._spinner())
-        rows = self._console.render_lines(whole, pad=False)
-        # One is for the cursor.
-        if len(rows) >= self._console.height:
-            self._move(alternate=True)
-        self._live.update(_Rows(rows[1 - self._console.height :]), refresh=True)
+        rows = self._thought() if self._thinking else self._growing()
+        self._redrawn.draw([*rows[-max(1, self._console.height // 2) :], *self._spinner()])
 
-    def _display(self, *, alternate: bool) -> Live:
-        return Live(
-            console=self._console, auto_refresh=False, screen=alternate, transient=True, vertical_overflow="crop"
-        )
-
-    def _move(self, *, alternate: bool) -> None:
-        """Goes on on the terminal's other screen, if it is not there."""
-        if alternate is self._alternate:
-            return
-        self._live.update(Text(""), refresh=True)
-        self._live.stop()
-        self._live, self._alternate = self._display(alternate=alternate), alternate
-        self._live.start()
-        if not alternate:
-            self._print_notes()
-
-    def _print_notes(self) -> None:
-        for note in self._notes:
-            self._console.print(note)
-        self._notes.clear()
-
-    def _live_part(self) -> RenderableType:
-        if not self._thinking:
-            return self._blocks(self._unprinted)
+    def _thought(self) -> list[Row]:
         # The end of it fills any terminal.
         thinking = Text(self._thinking[-DRAWN_CHARACTERS:], style="dim")
-        return Group(Text(""), thinking) if self._gap else thinking
+        return self._rows(Group(Text(""), thinking) if self._gap else thinking)
 
-    def _spinner(self) -> list[Text]:
+    def _growing(self) -> list[Row]:
+        """Returns the rows of the last block that are not printed, once those are that cannot change any more."""
+        markdown = Markdown(self._unprinted)
+        rows = after(self._blocks(markdown), self._printed)
+        count = settled(rows, markdown.parsed)
+        if count:
+            self._redrawn.print(rows[:count])
+            self._printed += visible(rows[:count])
+        return rows[count:]
+
+    def _spinner(self) -> list[Row]:
         if not self.status:
             return []
         frame = SPINNER[int(time.monotonic() / DRAW_SECONDS) % len(SPINNER)]
-        return [Text(f"{frame} {self.status}", style="dim", no_wrap=True, overflow="ellipsis")]
+        return self._rows(Text(f"{frame} {self.status}", style="dim", no_wrap=True, overflow="ellipsis"))
 
     def _print(self, text: str) -> None:
-        """Prints blocks for good, in place of what was drawn."""
-        self._move(alternate=False)
-        self._live.update(Text(""), refresh=True)
+        """Prints blocks for good, but for what of them is printed."""
         if text.strip():
-            self._console.print(self._blocks(text))
-            self._gap = _gap_after(text)
+            rows = self._blocks(Markdown(text))
+            self._redrawn.print(after(rows, self._printed))
+            # Some of the block that follows may be printed, too.
+            self._printed, self._gap = max(0, self._printed - visible(rows)), _gap_after(text)
 
-    def _blocks(self, text: str) -> RenderableType:
-        markdown = Markdown(text)
+    def _blocks(self, markdown: Markdown) -> list[Row]:
         gap = self._gap and markdown.parsed and markdown.parsed[0].type not in GAP_OF_THEIR_OWN
-        return Group(Text(""), markdown) if gap else markdown
+        return self._rows(Group(Text(""), markdown) if gap else markdown)
 
-
-class _Rows:
-    """Rows that were rendered before."""
-
-    def __init__(self, rows: list[list[Segment]]) -> None:
-        self._rows = rows
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for row in self._rows:
-            yield from row
-            yield Segment.line()
+    def _rows(self, what: RenderableType) -> list[Row]:
+        return list(self._console.render_lines(what, pad=False))
 
 
 def _finished(text: str) -> int:

@@ -7,6 +7,7 @@ from metamorph_client.chat.v1.session_pb2 import Session
 
 from metamorphd.cli.listing import json_line, printable
 from metamorphd.cli.tenant import run_as_tenant
+from metamorphd.models.counted import counted
 from metamorphd.settings.client import ClientSettings
 
 
@@ -27,6 +28,6 @@ def delete_session(settings: ClientSettings, session_id: str, *, ask: bool, as_j
         # A call of its own: while somebody is asked, Ctrl-C must end the command.
         run_as_tenant(settings, find)
         title = f" ({printable(found.title)})" if found.title else ""
-        count = "1 message" if found.message_count == 1 else f"{found.message_count:,} messages"
+        count = counted(found.message_count, "message")
         click.confirm(f"Delete {session_id}{title} with {count}? Nobody can bring it back.", abort=True, err=True)
     run_as_tenant(settings, delete)

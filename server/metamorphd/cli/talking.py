@@ -14,6 +14,7 @@ from metamorphd.cli.outcomes import cost
 from metamorphd.cli.prompting import prompt_of
 from metamorphd.cli.stopping import Left
 from metamorphd.cli.terminal import Terminal
+from metamorphd.models.counted import counted
 
 # By name, what each takes and does.
 COMMANDS = {
@@ -160,5 +161,5 @@ class Talk:
 
 def _described(session: Session) -> str:
     day = session.update_time.ToDatetime().date()
-    messages = "1 message" if session.message_count == 1 else f"{session.message_count} messages"
-    return f"{' '.join(session.title.split())[:40] or 'untitled'}, {messages}, {day}"
+    title = " ".join(session.title.split())[:40] or "untitled"
+    return f"{title}, {counted(session.message_count, 'message')}, {day}"

@@ -20,6 +20,7 @@ from metamorphd.cli.message_text import author, body, heading
 from metamorphd.cli.paging import pages
 from metamorphd.cli.tenant import run_as_tenant
 from metamorphd.durable import replacing
+from metamorphd.models.counted import counted
 from metamorphd.settings.client import ClientSettings
 
 Write = Callable[[str], Any]
@@ -62,7 +63,7 @@ def export_session(settings: ClientSettings, session_id: str, file: Path | None,
 
     run_as_tenant(settings, export)
     if file is not None:
-        click.echo(f"{file} has {session_id}, with {file.stat().st_size:,} bytes.", err=True)
+        click.echo(f"{file} has {session_id}, with {counted(file.stat().st_size, 'byte')}.", err=True)
 
 
 async def _session(client: MetamorphClient, session_id: str) -> Session:

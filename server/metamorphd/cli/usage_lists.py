@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 import click
 from metamorph_client import MetamorphClient
-from metamorph_client.vault.v1.usage_pb2 import BudgetStatus, StorageStatus, UsageGrouping, UsageRow
+from metamorph_client.vault.v1.usage_pb2 import StorageStatus, UsageGrouping, UsageRow
 from metamorph_client.vault.v1.vault_service_pb2 import GetUsageRequest, GetUsageResponse
 
-from metamorphd.cli.backups import shown_time
-from metamorphd.cli.counting import listed
-from metamorphd.cli.listing import Column, Listing, as_dict, dollars, printable
+from metamorphd.cli.budgets import budget_left, budget_name
+from metamorphd.cli.listing import Column, Listing, as_dict
+from metamorphd.cli.money import dollars, usd
 from metamorphd.cli.paging import pages
 from metamorphd.cli.tenant import run_as_tenant
+from metamorphd.models.counted import counted
 from metamorphd.settings.client import ClientSettings
 
 GROUPS: dict[str, Column[UsageRow]] = {
@@ -28,7 +29,7 @@ FIGURES: Sequence[Column[UsageRow]] = (
     Column("in", lambda row: f"{row.usage.input_tokens}", numeric=True),
     Column("out", lambda row: f"{row.usage.output_tokens}", numeric=True),
     Column("cached", lambda row: f"{row.usage.cache_read_tokens + row.usage.cache_write_tokens}", numeric=True),
-    Column("USD", lambda row: dollars(row.usage.cost_usd_nanos), numeric=True),
+    Column("USD", lambda row: usd(row.usage.cost_usd_nanos), numeric=True),
 )
 
 
@@ -77,20 +78,11 @@ def _show_whole(answer: GetUsageResponse) -> None:
     used = answer.total.usage
     every = used.input_tokens + used.output_tokens + used.cache_read_tokens + used.cache_write_tokens
     estimated = ", some of it estimated" if used.estimated else ""
-    turns = listed({"turn": answer.total.turns})
-    click.echo(f"\nTotal: {turns}, {every:,} tokens, {dollars(used.cost_usd_nanos)} USD{estimated}.")
+    turns, tokens = counted(answer.total.turns, "turn"), counted(every, "token")
+    click.echo(f"\nTotal: {turns}, {tokens}, {dollars(used.cost_usd_nanos)}{estimated}.")
     for budget in answer.budgets:
-        click.echo(_shown_budget(budget))
+        click.echo(f"{budget_name(budget)}: {budget_left(budget)}.")
     click.echo(_shown_storage(answer.storage))
-
-
-def _shown_budget(budget: BudgetStatus) -> str:
-    of = budget.user_id or budget.label
-    whose = f" of {printable(of)}" if of else ""
-    left, limit = f"{budget.left:,}", f"{budget.limit:,}"
-    if budget.budget.startswith("cost_usd_nanos"):
-        left, limit = f"{dollars(budget.left)} USD", f"{dollars(budget.limit)} USD"
-    return f"{budget.budget}{whose}: {left} of {limit} left until {shown_time(budget.reset_time.seconds)} UTC."
 
 
 def _shown_storage(storage: StorageStatus) -> str:

@@ -6,16 +6,18 @@ import click
 
 from metamorphd.cli.arguments import TEXT
 from metamorphd.cli.connection import operator_options
+from metamorphd.cli.sessions import LIMIT
 
 
 @click.command("list")
 @click.option("--state", type=click.Choice(["suspended", "deleted"]), help="Only those.")
+@LIMIT
 @operator_options
-def list_(*, state: str | None, **connection: Any) -> None:
+def list_(*, state: str | None, limit: int | None, **connection: Any) -> None:
     """List the vaults of a server by ID, with their sizes, their last activity and what they spent."""
     from metamorphd.cli.vaults import run
 
-    run(lambda client: client.list(state), **connection)
+    run(lambda client: client.list(state, limit=limit), **connection)
 
 
 @click.command()

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 import click
@@ -17,14 +18,17 @@ from metamorph_client.admin.v1.admin_service_pb2 import (
     SuspendVaultRequest,
     VaultStats,
 )
-from metamorph_client.admin.v1.vault_pb2 import VAULT_STATE_UNSPECIFIED, Spending, VaultState, VaultStatus, VaultSummary
+from metamorph_client.admin.v1.vault_pb2 import VAULT_STATE_UNSPECIFIED, VaultState, VaultStatus, VaultSummary
 from rich.console import Console
 from rich.table import Table
 
 from metamorphd.cli.backups import shown_time
-from metamorphd.cli.listing import as_dict
+from metamorphd.cli.budgets import budget_left, budget_name
+from metamorphd.cli.listing import Column, Listing, as_dict, time_cell
+from metamorphd.cli.money import dollars, usd
 from metamorphd.cli.operator import run_as_operator
 from metamorphd.cli.paging import pages
+from metamorphd.models.counted import counted
 
 # Each page counts towards the operator's rate limit.
 PAGE_SIZE = 1000
@@ -57,13 +61,15 @@ class Client:
         self._as_json = as_json
         self._out = Console(highlight=False, width=None if sys.stdout.isatty() else PRINTED_WIDTH)
 
-    async def list(self, state: str | None) -> bool:
+    async def list(self, state: str | None, *, limit: int | None) -> bool:
         wanted = VAULT_STATE_UNSPECIFIED if state is None else VaultState.Value(f"VAULT_STATE_{state.upper()}")
-        vaults = [vault async for vault in self._vaults(wanted)]
-        if self._as_json:
-            click.echo(json.dumps([as_dict(vault) for vault in vaults]))
-        else:
-            self._out.print(_table(vaults) if vaults else f"There are no {state or ''} vaults.".replace("  ", " "))
+        nothing = f"There are no {f'{state} ' if state else ''}vaults."
+        listing = Listing(VAULTS, as_json=self._as_json, nothing=nothing)
+        request = ListVaultsRequest(state=wanted)
+        rows = attrgetter("vaults")
+        async for page in pages(self._admin.ListVaults, request, limit=limit, rows=rows, page_size=PAGE_SIZE):
+            listing.add(page.vaults)
+        listing.end()
         return True
 
     async def stats(self, vault_id: str) -> bool:
@@ -83,7 +89,7 @@ class Client:
         running = suspended.running_turn_count
         self._show(suspended, f"{vault_id} is suspended: {reason}")
         if running:
-            click.echo(f"{running} of its turns have not ended yet.", err=True)
+            click.echo(f"{counted(running, 'of its turns has', 'of its turns have')} not ended yet.", err=True)
         return not running
 
     async def resume(self, vault_id: str) -> bool:
@@ -103,12 +109,6 @@ class Client:
     def _show(self, response: Message, text: str) -> None:
         click.echo(json.dumps(as_dict(response)) if self._as_json else text)
 
-    async def _vaults(self, state: "VaultState.ValueType") -> AsyncIterator[VaultSummary]:
-        request = ListVaultsRequest(state=state)
-        async for page in pages(self._admin.ListVaults, request, page_size=PAGE_SIZE):
-            for vault in page.vaults:
-                yield vault
-
 
 def _require_known(stats: VaultStats) -> None:
     """Raises ClickException for a vault that was never used, and that no operator has changed."""
@@ -127,23 +127,15 @@ def _size(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:,.1f} MB"
 
 
-def _money(spending: Spending) -> str:
-    return f"{spending.cost_usd_nanos / 1e9:,.2f}"
-
-
-def _table(vaults: "list[VaultSummary]") -> Table:
-    table = Table("vault", "name", "state", "size", "last activity (UTC)", "USD today", "USD this month")
-    for vault in vaults:
-        table.add_row(
-            vault.status.vault_id,
-            vault.display_name,
-            _state(vault.status),
-            _size(vault.stored_bytes),
-            shown_time(vault.last_activity_time.seconds),
-            _money(vault.today),
-            _money(vault.this_month),
-        )
-    return table
+VAULTS: Sequence[Column[VaultSummary]] = (
+    Column("vault", lambda vault: vault.status.vault_id),
+    Column("name", lambda vault: vault.display_name, gives_way=True),
+    Column("state", lambda vault: _state(vault.status), gives_way=True, wraps=True),
+    Column("size", lambda vault: _size(vault.stored_bytes), numeric=True),
+    Column("active", lambda vault: time_cell(vault.last_activity_time), numeric=True),
+    Column("USD today", lambda vault: usd(vault.today.cost_usd_nanos), numeric=True),
+    Column("USD month", lambda vault: usd(vault.this_month.cost_usd_nanos), numeric=True),
+)
 
 
 def _rows(stats: VaultStats) -> Iterator[tuple[str, str]]:
@@ -160,10 +152,7 @@ def _rows(stats: VaultStats) -> Iterator[tuple[str, str]]:
     for name, plural in PLURALS.items():
         yield plural, f"{getattr(stats, f'{name}_count'):,}"
     for name, spending in (("today", summary.today), ("this month", summary.this_month)):
-        yield f"used {name}", f"{_money(spending)} USD, {spending.tokens:,} tokens"
+        yield f"used {name}", f"{dollars(spending.cost_usd_nanos)}, {counted(spending.tokens, 'token')}"
     for budget in stats.budgets:
-        yield (
-            budget.budget,
-            f"{budget.left:,} of {budget.limit:,} left until {shown_time(budget.reset_time.seconds)} UTC",
-        )
+        yield budget_name(budget), budget_left(budget)
     yield "revision", f"{stats.revision:,}"

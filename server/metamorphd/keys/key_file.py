@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from metamorphd.clock import rfc3339
-from metamorphd.durable import sync_directory
+from metamorphd.durable import replacing
 from metamorphd.errors import KeyUnavailable, StartupRefused
 from metamorphd.keys.ring import Ring, WrappingKey
 from metamorphd.keys.sealing import KEY_BYTES, Binding
@@ -108,14 +108,8 @@ def add_key(path: Path, *, now: int, beside: str | None = None) -> None:
         if beside is not None:
             _require_key(path, beside)
         earlier = path.read_text() if path.exists() else ""
-        new = path.with_name(f"{path.name}.new")
-        new.unlink(missing_ok=True)
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+        with replacing(path) as file:
             file.write(f"{earlier}{rfc3339(now)} {os.urandom(KEY_BYTES).hex()}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(path)
-        sync_directory(path.parent)
     finally:
         os.close(directory)
 
