@@ -164,3 +164,17 @@ async def test_a_session_that_was_made_for_a_refused_message_is_deleted(tmp_path
         code, _, _ = await run(*reach, "--session", session.session_id, "A message of more than twenty bytes")
         assert code == 1
         assert [each.session_id for each in await running.caller().sessions()] == [session.session_id]
+
+
+async def test_a_session_that_cannot_be_deleted_is_named(tmp_path: Path, api: FakeMessagesApi) -> None:
+    async with asking(api, tmp_path, max_content_bytes=20) as running:
+        for permissions in (["read", "write"], ["write"]):
+            token = mint(user=permissions[0], permissions=permissions)
+            code, _, err = await run(
+                "chat", "--target", running.target, "--token", token, "A message of more than twenty bytes"
+            )
+            session = (await running.caller().sessions())[0]
+            assert (code, session.creator, session.message_count) == (1, permissions[0], 0)
+            note, refusal = err.splitlines()
+            assert note == f"Session {session.session_id} stays without a message: the token may not delete it."
+            assert refusal.startswith("Error: CONTENT_TOO_LARGE: ")

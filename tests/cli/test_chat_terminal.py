@@ -197,6 +197,25 @@ async def test_a_refusal_is_a_line_and_the_conversation_goes_on(tmp_path: Path, 
         await shown.until("A reply")
 
 
+async def test_a_session_that_cannot_be_deleted_is_for_the_next_message(tmp_path: Path, api: FakeMessagesApi) -> None:
+    api.default = Reply(("A reply",))
+    token = mint(permissions=["read", "write"])
+    async with (
+        asking(api, tmp_path, max_content_bytes=20) as running,
+        talking(running.target, tmp_path, token=token) as shown,
+    ):
+        await say(shown, "A message of more than twenty bytes")
+        await shown.until("CONTENT_TOO_LARGE: ")
+        await say(shown, "/new")
+        await say(shown, "A short one")
+        await shown.until(lambda screen: "A reply" in screen and screen.endswith("\n>"))
+        (session,) = await running.caller().sessions()
+        assert (session.title, session.message_count) == ("A short one", 2)
+        await shown.press("C-d")
+        assert await shown.exit_code() == 0
+        assert "stays without a message" not in await shown.until("Continue with --session")
+
+
 async def test_a_reply_without_a_word_yet_is_waited_for(tmp_path: Path, api: FakeMessagesApi) -> None:
     hold = asyncio.Event()
     api.default = Reply(("Some words",), hold=hold, hold_after=0)

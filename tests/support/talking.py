@@ -10,9 +10,11 @@ from tests.support.tokens import mint
 
 
 @asynccontextmanager
-async def talking(target: str, directory: Path, *options: str, environment: str = "") -> AsyncIterator[Terminal]:
+async def talking(
+    target: str, directory: Path, *options: str, environment: str = "", token: str = ""
+) -> AsyncIterator[Terminal]:
     """A conversation that waits for a message, in an `environment` of one variable more."""
-    command = [*METAMORPH, "chat", "--target", target, "--token", mint(), *options]
+    command = [*METAMORPH, "chat", "--target", target, "--token", token or mint(), *options]
     async with terminal(directory, *(("env", environment) if environment else ()), *command) as shown:
         await prompted(shown)
         yield shown

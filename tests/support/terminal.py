@@ -25,7 +25,7 @@ class Terminal:
 
     async def type(self, text: str) -> None:
         """Types characters."""
-        await self._run("send-keys", "-l", text)
+        await self._run("send-keys", "-l", "--", text)
 
     async def press(self, *keys: str) -> None:
         """Presses keys by tmux's names of them, such as Enter and C-c."""

@@ -32,3 +32,10 @@ def piped_text() -> str:
     if not text:
         raise click.UsageError("standard input is empty; pass a MESSAGE or type in a terminal")
     return text
+
+
+def profiles(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Returns the names of profiles that begin so, for completion."""
+    from metamorphd.settings.profiles import profile_names
+
+    return [name for name in profile_names() if name.startswith(incomplete)]

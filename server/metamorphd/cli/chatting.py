@@ -60,6 +60,7 @@ def converse(
 
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
+        conversation: Conversation | None = None
         try:
             conversation = runner.run(connect())
             if message is None:
@@ -72,7 +73,9 @@ def converse(
             raise failed_call(exc, HINTS) from exc
         finally:
             runner.run(stack.aclose())
-    if conversation.session_id:
+            if conversation is not None and conversation.unused:
+                terminal.note(f"Session {conversation.unused} stays without a message: the token may not delete it.")
+    if conversation is not None and conversation.session_id:
         terminal.note(f"Continue with --session {conversation.session_id}")
     return complete
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from metamorphd.cli.arguments import TEXT, VAULT_RULE
+from metamorphd.cli.arguments import TEXT, VAULT_RULE, profiles
 
 if TYPE_CHECKING:
     import ssl
@@ -30,7 +30,10 @@ def connection_options(command: Any) -> Any:
         "--tls", is_flag=True, help="Connect over TLS.  [default: METAMORPH_TLS, or for grpcs://, --ca and --cert]"
     )
     profile = click.option(
-        "--profile", type=TEXT, help="Profile of `metamorph login`.  [default: METAMORPH_PROFILE, else default]"
+        "--profile",
+        type=TEXT,
+        shell_complete=profiles,
+        help="Profile of `metamorph login`.  [default: METAMORPH_PROFILE, else default]",
     )
     return profile(option(tls_options(command)))
 

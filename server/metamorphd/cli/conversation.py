@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 
+import grpc
+from google.protobuf.field_mask_pb2 import FieldMask
 from metamorph_client import MetamorphClient, MetamorphError
 from metamorph_client.chat.v1.chat_service_pb2 import (
     MESSAGE_ORDER_NEWEST_FIRST,
@@ -12,6 +14,7 @@ from metamorph_client.chat.v1.chat_service_pb2 import (
     GetSessionRequest,
     ListMessagesRequest,
     ListSessionsRequest,
+    UpdateSessionRequest,
 )
 from metamorph_client.chat.v1.generation_pb2 import GenerationOptions
 from metamorph_client.chat.v1.message_pb2 import ROLE_USER, Usage
@@ -40,6 +43,8 @@ class Conversation:
         self._terminal = terminal
         self.model = model
         self.session_id = ""
+        # A session that was made for a message that was refused, and could not be deleted. It is for the next message.
+        self.unused = ""
 
     async def open(self, session_id: str) -> Session:
         """Goes on in a session, which must exist. Returns it."""
@@ -54,18 +59,17 @@ class Conversation:
     async def send(self, text: str) -> bool:
         """Sends a message and prints the reply, which Ctrl-C stops. Returns whether it is complete.
 
-        A session that was made for a message is deleted if the message is refused. Raises Left for a second Ctrl-C.
+        A session that was made for a message is deleted if the message is refused, or else kept for the next message.
+        Raises Left for a second Ctrl-C.
         """
         made = not self.session_id
         if made:
-            title = " ".join(text.split())[:TITLE_CHARACTERS]
-            created = await self._client.chat.CreateSession(CreateSessionRequest(session=Session(title=title)))
-            self.session_id = created.session.session_id
+            self.session_id = await self._made(title=" ".join(text.split())[:TITLE_CHARACTERS])
         try:
             return await self._show(self._client.send(self.session_id, text, options=self._options()))
         except MetamorphError:
             if made:
-                await self._delete_empty()
+                await self._withdraw()
             raise
 
     async def regenerate(self) -> bool | None:
@@ -124,10 +128,29 @@ class Conversation:
             self._terminal.note(note)
         return finished.status == TURN_STATUS_COMPLETED
 
-    async def _delete_empty(self) -> None:
+    async def _made(self, *, title: str) -> str:
+        """Returns the ID of a session without messages: a new one, unless one was kept."""
+        session = Session(session_id=self.unused, title=title)
+        if not self.unused:
+            return (await self._client.chat.CreateSession(CreateSessionRequest(session=session))).session.session_id
+        # Not tried again if somebody has deleted it.
+        self.unused = ""
+        await self._client.chat.UpdateSession(
+            UpdateSessionRequest(session=session, update_mask=FieldMask(paths=["title"]))
+        )
+        return session.session_id
+
+    async def _withdraw(self) -> None:
         """Deletes the session unless a message was stored, such as one whose response was lost."""
+        made = GetSessionRequest(session_id=self.session_id)
+        try:
+            if (await self._client.chat.GetSession(made)).session.message_count:
+                return
+        except MetamorphError as exc:
+            # Without the permission, it is not known to be empty, and can take the next message all the same.
+            if exc.code is not grpc.StatusCode.PERMISSION_DENIED:
+                return
+        self.unused, self.session_id = self.session_id, ""
         with suppress(MetamorphError):
-            session = await self.open(self.session_id)
-            if not session.message_count:
-                await self._client.chat.DeleteSession(DeleteSessionRequest(session_id=self.session_id))
-                self.session_id = ""
+            await self._client.chat.DeleteSession(DeleteSessionRequest(session_id=self.unused))
+            self.unused = ""

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from metamorphd.cli.arguments import TEXT
+from metamorphd.cli.arguments import TEXT, profiles
 from metamorphd.cli.connection import profile_settings, tls_options
 
 
@@ -22,7 +22,7 @@ class Name(click.ParamType[str]):
         return value
 
 
-PROFILE = click.argument("profile", type=Name(), metavar="[NAME]", default="default")
+PROFILE = click.argument("profile", type=Name(), metavar="[NAME]", default="default", shell_complete=profiles)
 
 
 @click.command()
