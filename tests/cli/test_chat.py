@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
 from tests.support.caller import Events, text_of
 from tests.support.certificates import Authority
-from tests.support.command import run
+from tests.support.command import METAMORPH, run
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
 from tests.support.proxy import CuttingProxy
@@ -150,6 +151,14 @@ async def test_empty_standard_input_is_refused(tmp_path: Path) -> None:
     code, _, err = await run("chat", typed="  \n")
     assert code == 2
     assert "standard input is empty" in err
+
+
+async def test_endless_standard_input_is_refused() -> None:
+    process = await asyncio.create_subprocess_shell(
+        f"yes | {shlex.join(METAMORPH)} chat", stderr=asyncio.subprocess.PIPE
+    )
+    _, err = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, b"standard input has more than 32 MiB" in err) == (2, True)
 
 
 async def test_a_session_that_was_made_for_a_refused_message_is_deleted(tmp_path: Path, api: FakeMessagesApi) -> None:

@@ -55,6 +55,9 @@ has two lines.
 
 > A quote.
 
+A paragraph of several rows, of which the first one ends where its link would not fit, so that it
+is known [later](https://metamorph.example/with/a/long/address) where that is, and `a_name` follows, and **more** words.
+
     indented code
 
 The end, without a line's end."""
@@ -214,6 +217,22 @@ async def test_a_session_that_cannot_be_deleted_is_for_the_next_message(tmp_path
         await shown.press("C-d")
         assert await shown.exit_code() == 0
         assert "stays without a message" not in await shown.until("Continue with --session")
+
+
+async def test_nothing_in_a_reply_or_a_title_is_obeyed_by_the_terminal(tmp_path: Path, api: FakeMessagesApi) -> None:
+    obeyed = "\x1b]0;owned\x07\x1b[2J\x1b[5;5H\u202e"
+    api.default = Reply(("Some words", f"{obeyed}\n\n&#x202e;An entity.\n\n```\n{obeyed}code\n```"))
+    async with asking(api, tmp_path / "server") as running, talking(running.target, tmp_path) as shown:
+        await running.caller().create_session(title=f"{obeyed}title")
+        await say(shown, "Hi")
+        await shown.until("tokens in")
+        await say(shown, "/sessions")
+        await shown.until("Number, or Enter to stay")
+        everything = "\n".join(await shown.everything())
+        assert await shown.title() != "owned"
+    substituted = "\ufffd]0;owned\ufffd\ufffd[2J\ufffd[5;5H\ufffd"
+    for text in (f"Some words{substituted}", "\ufffdAn entity.", f"{substituted}code", f"{substituted}title", "> Hi"):
+        assert text in everything, text
 
 
 async def test_a_reply_without_a_word_yet_is_waited_for(tmp_path: Path, api: FakeMessagesApi) -> None:

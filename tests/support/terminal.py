@@ -48,6 +48,10 @@ class Terminal:
         """Returns the rows of the scroll-back and of the screen."""
         return _rows(await self._run("capture-pane", "-p", "-S", "-"))
 
+    async def title(self) -> str:
+        """Returns the title that the program has given its window."""
+        return (await self._run("display-message", "-p", "#{pane_title}")).strip()
+
     async def until(self, shown: str | Callable[[str], bool], seconds: float = 30) -> str:
         """Waits until the screen contains a text, or fulfils a condition. Returns the screen."""
         screen = ""

@@ -4,6 +4,8 @@ import sys
 
 import click
 
+# Of a request, whatever the server's own limit.
+LARGEST_BYTES = 32 * 2**20
 VAULT_RULE = "a vault id has 1 to 128 letters, digits, '.', '_', ':' or '-', and begins with a letter or digit"
 
 
@@ -24,9 +26,12 @@ TEXT = Text()
 
 
 def piped_text() -> str:
-    """Returns what is on standard input, without space around it. Raises UsageError if that is no text."""
+    """Returns what is on standard input, without space around it. Raises UsageError if that is no text, or too much."""
+    piped = sys.stdin.buffer.read(LARGEST_BYTES + 1)
+    if len(piped) > LARGEST_BYTES:
+        raise click.UsageError("standard input has more than 32 MiB, which no message may have")
     try:
-        text = sys.stdin.buffer.read().decode().strip()
+        text = piped.decode().strip()
     except UnicodeDecodeError as exc:
         raise click.UsageError("standard input is not UTF-8") from exc
     if not text:

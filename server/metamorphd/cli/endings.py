@@ -6,6 +6,8 @@ import click
 import grpc
 from metamorph_client import MetamorphError
 
+from metamorphd.cli.listing import printable
+
 
 class Unreachable(click.ClickException):
     """The server cannot be reached, or cannot answer now."""
@@ -38,6 +40,17 @@ TLS_HINTS = {
 def failed_call(error: MetamorphError, hints: Mapping[grpc.StatusCode, str]) -> click.ClickException:
     """Returns the end of a command whose call fails: the error, the fields that are invalid, and a hint."""
     violations = (f"{violation.field}: {violation.description}" for violation in error.violations)
-    faults = "; ".join([str(error), *violations])
-    hint = next((hint for sign, hint in TLS_HINTS.items() if sign in error.message), hints.get(error.code))
+    faults = printable("; ".join([str(error), *violations]))
+    hint = _hint(error, hints)
     return ENDINGS.get(error.code, click.ClickException)(f"{faults}{f' ({hint})' if hint else ''}")
+
+
+def _hint(error: MetamorphError, hints: Mapping[grpc.StatusCode, str]) -> str | None:
+    for sign, hint in TLS_HINTS.items():
+        if sign in error.message:
+            return hint
+    if error.reason == "IDENTITY_UNAVAILABLE":
+        return hints.get(grpc.StatusCode.UNAUTHENTICATED)
+    # A server that gives a reason is running.
+    answered = error.code is grpc.StatusCode.UNAVAILABLE and error.reason
+    return None if answered else hints.get(error.code)

@@ -1,9 +1,9 @@
 """Lists of what a server returns: tables for people, lines for programs."""
 
 import json
+import re
 import sys
 import time
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -20,8 +20,8 @@ Row = TypeVar("Row", bound=Message)
 GAP = 2
 NARROWEST = 8
 AGES = ((365 * 86_400, "y"), (86_400, "d"), (3_600, "h"), (60, "m"))
-# What would write from right to left, or elsewhere on the screen, whatever follows it.
-DIRECTIONS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Control characters but tabs and line feeds, and those that would have what follows them written from right to left.
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,7 @@ def _clean(cell: str | Text) -> Text:
 
 def printable(text: str) -> str:
     """Returns text with a substitute for each character that a terminal would obey, other than tabs and new lines."""
-    return "".join(
-        "\ufffd"
-        if character in DIRECTIONS or (unicodedata.category(character) == "Cc" and character not in "\t\n")
-        else character
-        for character in text
-    )
+    return OBEYED.sub("\ufffd", text)
 
 
 def as_dict(message: Message) -> dict[str, Any]:

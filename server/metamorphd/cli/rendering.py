@@ -9,6 +9,8 @@ from rich.console import Console, Group, RenderableType
 from rich.markdown import Markdown
 from rich.text import Text
 
+from metamorphd.cli.listing import printable
+from metamorphd.cli.markdown import finished_length, gap_after, gap_of_its_own, markdown
 from metamorphd.cli.redrawing import Redrawn, Row
 from metamorphd.cli.settling import after, settled, visible
 from metamorphd.models.counted import counted
@@ -16,8 +18,6 @@ from metamorphd.models.counted import counted
 DRAW_SECONDS = 1 / 12
 DRAWN_CHARACTERS = 20_000
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
-# Rich puts an empty line before a block that has blocks in it, even if nothing precedes it.
-GAP_OF_THEIR_OWN = {"bullet_list_open", "ordered_list_open", "blockquote_open", "table_open"}
 
 
 class LiveReply:
@@ -57,22 +57,22 @@ class LiveReply:
         if text and self._thinking:
             self._finish()
         # A carriage return would be a line's end to Markdown alone.
-        self._unprinted += text.replace("\r", "")
+        self._unprinted += printable(text.replace("\r", ""))
 
     def think(self, text: str) -> None:
         """Appends to what is thought."""
         if text and self._unprinted:
             self._finish()
-        self._thinking += text.replace("\r", "")
+        self._thinking += printable(text.replace("\r", ""))
 
     def line(self, text: str) -> None:
         """Prints a line about the reply, which ends its last block."""
         self._finish()
-        self._print_dim(Text(text, style="dim", no_wrap=True, overflow="ellipsis"))
+        self._print_dim(Text(printable(text), style="dim", no_wrap=True, overflow="ellipsis"))
 
     def note(self, text: str) -> None:
         """Prints a line above what is drawn again."""
-        self._redrawn.print(self._rows(Text(text, style="dim")))
+        self._redrawn.print(self._rows(Text(printable(text), style="dim")))
 
     def _finish(self) -> None:
         """Prints for good what was drawn."""
@@ -94,7 +94,7 @@ class LiveReply:
             await asyncio.sleep(max(DRAW_SECONDS, 2 * (time.monotonic() - before)))
 
     def _draw(self) -> None:
-        finished = _finished(self._unprinted)
+        finished = finished_length(self._unprinted)
         if finished:
             self._print(self._unprinted[:finished])
             self._unprinted = self._unprinted[finished:]
@@ -108,9 +108,9 @@ class LiveReply:
 
     def _growing(self) -> list[Row]:
         """Returns the rows of the last block that are not printed, once those are that cannot change any more."""
-        markdown = Markdown(self._unprinted)
-        rows = after(self._blocks(markdown), self._printed)
-        count = settled(rows, markdown.parsed)
+        last = markdown(self._unprinted)
+        rows = after(self._blocks(last), self._printed)
+        count = settled(rows, last.parsed)
         if count:
             self._redrawn.print(rows[:count])
             self._printed += visible(rows[:count])
@@ -125,32 +125,13 @@ class LiveReply:
     def _print(self, text: str) -> None:
         """Prints blocks for good, but for what of them is printed."""
         if text.strip():
-            rows = self._blocks(Markdown(text))
+            rows = self._blocks(markdown(text))
             self._redrawn.print(after(rows, self._printed))
             # Some of the block that follows may be printed, too.
-            self._printed, self._gap = max(0, self._printed - visible(rows)), _gap_after(text)
+            self._printed, self._gap = max(0, self._printed - visible(rows)), gap_after(text)
 
-    def _blocks(self, markdown: Markdown) -> list[Row]:
-        gap = self._gap and markdown.parsed and markdown.parsed[0].type not in GAP_OF_THEIR_OWN
-        return self._rows(Group(Text(""), markdown) if gap else markdown)
+    def _blocks(self, blocks: Markdown) -> list[Row]:
+        return self._rows(Group(Text(""), blocks) if self._gap and not gap_of_its_own(blocks) else blocks)
 
     def _rows(self, what: RenderableType) -> list[Row]:
         return list(self._console.render_lines(what, pad=False))
-
-
-def _finished(text: str) -> int:
-    """Returns the length of the blocks that further text cannot change: all but the last that has a whole line.
-
-    The meaning of a line may change while it is incomplete: `*` begins a list, and `*so*` does not.
-    """
-    whole = text[: text.rfind("\n") + 1]
-    starts = [token.map[0] for token in Markdown(whole).parsed if token.level == 0 and token.map and token.nesting >= 0]
-    if len(starts) <= 1:
-        return 0
-    return sum(len(line) + 1 for line in whole.split("\n")[: starts[-1]])
-
-
-def _gap_after(text: str) -> bool:
-    """Returns whether a block that follows is set off by an empty line, as within one Markdown."""
-    last = [token.type for token in Markdown(text).parsed if token.level == 0]
-    return not last or last[-1] != "hr"

@@ -10,6 +10,7 @@ from metamorph_client.chat.v1.session_pb2 import Session
 
 from metamorphd.cli.conversation import Conversation
 from metamorphd.cli.endings import failed_call
+from metamorphd.cli.listing import printable
 from metamorphd.cli.outcomes import cost
 from metamorphd.cli.prompting import prompt_of
 from metamorphd.cli.stopping import Left
@@ -76,7 +77,7 @@ class Talk:
         if typed.startswith("/model "):
             return {f"/model {model}": "" for model in self._models}
         if typed.startswith("/session "):
-            return {f"/session {each.session_id}": each.title for each in self._listed}
+            return {f"/session {each.session_id}": printable(each.title) for each in self._listed}
         return {name: does for name, (_, does) in COMMANDS.items()}
 
     def _command(self, name: str, argument: str) -> None:

@@ -11,6 +11,7 @@ from google.protobuf.json_format import MessageToDict
 from metamorph_client.chat.v1.turn_pb2 import TurnEvent, TurnFinished
 from rich.console import Console
 
+from metamorphd.cli.listing import printable
 from metamorphd.cli.outcomes import note_on
 from metamorphd.cli.rendering import LiveReply
 
@@ -33,7 +34,7 @@ class Terminal:
     def note(self, text: str) -> None:
         """Prints a line that is not part of the conversation, on standard error."""
         if self._reply is None:
-            self._notes.print(text, style="dim", markup=False)
+            self._notes.print(printable(text), style="dim", markup=False)
         else:
             self._reply.note(text)
 
@@ -42,7 +43,7 @@ class Terminal:
 
         Where replies are not rendered, the first such line before an event is printed.
         """
-        line = " ".join(text.split())
+        line = " ".join(printable(text).split())
         if self._status_stays:
             return
         self._status_stays = stays
@@ -75,9 +76,9 @@ class Terminal:
     def _print_plainly(self, event: TurnEvent) -> None:
         click.echo(event.text_delta.text, nl=False)
         if self._whole_thinking:
-            click.echo(event.thinking_delta.text, nl=False, err=True)
+            click.echo(printable(event.thinking_delta.text), nl=False, err=True)
         if line := note_on(event):
-            self._notes.print(line, style="dim", markup=False, no_wrap=True, overflow="ellipsis")
+            self._notes.print(printable(line), style="dim", markup=False, no_wrap=True, overflow="ellipsis")
 
     async def _render(self, events: AsyncIterator[TurnEvent]) -> TurnFinished | None:
         with _without_echo():

@@ -12,10 +12,10 @@ from metamorph_client.chat.v1.chat_service_pb2 import GetSessionRequest, ListMes
 from metamorph_client.chat.v1.message_pb2 import ROLE_USER, Message
 from metamorph_client.chat.v1.session_pb2 import Session
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from metamorphd.cli.listing import as_dict, printable
+from metamorphd.cli.markdown import markdown
 from metamorphd.cli.message_text import author, body, heading
 from metamorphd.cli.paging import pages
 from metamorphd.cli.tenant import run_as_tenant
@@ -92,16 +92,15 @@ async def _counted(messages: AsyncIterator[Message], expected: int) -> AsyncIter
 
 
 async def _render(console: Console, session: Session, messages: AsyncIterator[Message]) -> None:
-    console.print(Markdown(printable(heading(session))))
+    console.print(markdown(heading(session)))
     async for message in messages:
         console.print()
         console.rule(printable(author(message)), align="left", style="dim")
-        text = printable(body(message))
         if message.role == ROLE_USER:
             # As it was typed.
-            console.print(text, markup=False)
+            console.print(printable(body(message)), markup=False)
         else:
-            console.print(Markdown(text))
+            console.print(markdown(body(message)))
 
 
 async def _write_markdown(write: Write, session: Session, messages: AsyncIterator[Message]) -> None:
