@@ -27,7 +27,7 @@ class Terminal:
         self._as_json = as_json
         self._whole_thinking = whole_thinking
         self._out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-        self._notes = Console(stderr=True, highlight=False)
+        self._notes = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
         self._reply: LiveReply | None = None
         self._status_printed = self._status_stays = False
 
