@@ -8,11 +8,10 @@ from functools import cache
 from typing import cast
 
 import jwt
-from metamorph_client import MetamorphClient, MetamorphError
+from metamorph_client import MetamorphClient, MetamorphError, Reply
 from metamorph_client.chat.v1.chat_service_pb2 import CreateSessionRequest, ListMessagesRequest, ListSessionsRequest
 from metamorph_client.chat.v1.message_pb2 import ROLE_USER
 from metamorph_client.chat.v1.session_pb2 import Session
-from metamorph_client.chat.v1.turn_pb2 import TurnEvent
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -27,8 +26,12 @@ STATUSES = {"REQUEST_INVALID": 400, "BRANCH_BUSY": 409, "RATE_LIMITED": 429, "BU
 
 
 @cache
+def connected() -> MetamorphClient:
+    return MetamorphClient(TARGET)
+
+
 def client_of(customer: str) -> MetamorphClient:
-    """Returns the client of a customer: each has a vault, which the token names. Connections are kept."""
+    """Returns the client of a customer: each has a vault, which the token names. All share a connection."""
 
     def token() -> str:
         now = int(time.time())
@@ -41,7 +44,7 @@ def client_of(customer: str) -> MetamorphClient:
         }
         return jwt.encode(claims, SECRET, algorithm="HS256")
 
-    return MetamorphClient(TARGET, token=token)
+    return connected().with_token(token)
 
 
 async def session_of(client: MetamorphClient, ticket: str) -> str:
@@ -61,14 +64,13 @@ async def ask(request: Request) -> Response:
     session_id = await session_of(client, request.path_params["ticket"])
     question = (await request.body()).decode()
     # A caller that repeats its key gets the answer of the first time, and pays for one.
-    events = client.send(session_id, question, request_id=request.headers.get("idempotency-key", ""))
-    # A refusal comes before the first event, while our own status can still say so.
-    await anext(events)
-    return StreamingResponse(text_of(events), media_type="text/plain")
+    # A refusal is raised here, while our own status can still say so.
+    reply = await client.start(session_id, question, request_id=request.headers.get("idempotency-key", ""))
+    return StreamingResponse(text_of(reply), media_type="text/plain")
 
 
-async def text_of(events: AsyncGenerator[TurnEvent]) -> AsyncGenerator[str]:
-    async for event in events:
+async def text_of(reply: Reply) -> AsyncGenerator[str]:
+    async for event in reply:
         if event.HasField("text_delta"):
             yield event.text_delta.text
         elif event.turn_finished.HasField("error"):

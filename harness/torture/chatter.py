@@ -101,7 +101,7 @@ class Chatter:
                 break
         await sending.aclose()
         if not sent.status:
-            async for event in self._other.follow(sent.turn_id, len(sent.events)):
+            async for event in await self._other.follow(sent.turn_id, len(sent.events)):
                 sent.saw(event)
 
     async def _cancel(self, sent: SentTurn) -> None:
@@ -128,7 +128,7 @@ class Chatter:
     async def _follow(self, sent: SentTurn, after: int) -> None:
         """Reads a turn from another connection, and compares it once its end was seen."""
         try:
-            events = [event async for event in self._other.follow(sent.turn_id, after)]
+            events = [event async for event in await self._other.follow(sent.turn_id, after)]
         except MetamorphError as refusal:
             self._refused(sent, refusal)
         else:

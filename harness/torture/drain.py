@@ -186,7 +186,7 @@ class Drain:
 
     async def _check(self, client: MetamorphClient, streams: list[Seen]) -> None:
         for seen in streams:
-            events = [event async for event in client.follow(seen.turn_id)]
+            events = [event async for event in await client.follow(seen.turn_id)]
             finished = events[-1].turn_finished
             self.faults[SILENT] += not seen.ended_well
             self.faults[OTHERWISE] += events[: len(seen.brought)] != seen.brought

@@ -68,7 +68,7 @@ async def test_an_error_after_the_last_event_is_nothing_to_resume() -> None:
 
 async def followed(after: int, *scripts: Script, **fields: Any) -> tuple[list[int], list[str]]:
     async with FakeChatService(*scripts, **fields) as fake, MetamorphClient(fake.target) as client:
-        return await sequences(client.follow(TURN_ID, after)), [name for name, _ in fake.calls]
+        return await sequences(await client.follow(TURN_ID, after)), [name for name, _ in fake.calls]
 
 
 async def test_nothing_follows_the_last_event_of_a_turn() -> None:

@@ -143,6 +143,26 @@ async def test_a_stream_sends_its_call_id_before_its_first_event(alice: Caller) 
     assert dict(await events.call.trailing_metadata())["x-request-id"] == early
 
 
+async def test_a_stream_that_is_refused_sends_no_metadata_but_that_of_its_end(alice: Caller) -> None:
+    for call in (
+        alice.chat.StreamTurn(pb.StreamTurnRequest(turn_id="turn_none"), metadata=alice.metadata),
+        alice.chat.StreamTurn(pb.StreamTurnRequest(turn_id=""), metadata=alice.metadata),
+        alice.chat.StreamTurn(pb.StreamTurnRequest(turn_id="turn_none")),
+        alice.chat.SendMessage(send_request("ses_none", "Hello"), metadata=alice.metadata),
+    ):
+        assert dict(await call.initial_metadata()) == {}
+        assert (await refused(call)).request.request_id
+
+
+async def test_a_stream_of_a_turn_is_accepted_before_its_next_event(alice: Caller) -> None:
+    session = await alice.create_session()
+    (*_, last) = await alice.start(session.session_id).rest()
+    request = pb.StreamTurnRequest(turn_id=last.turn_id, after_sequence=last.sequence)
+    call = alice.chat.StreamTurn(request, metadata=alice.metadata)
+    assert dict(await call.initial_metadata())["x-request-id"]
+    assert [response async for response in call] == []
+
+
 @pytest.mark.parametrize("sent", ["", "a b", "x" * 129, "a/b"])
 async def test_an_invalid_call_id_is_replaced(running: Serving, sent: str) -> None:
     caller = running.caller(None, ("x-request-id", sent))

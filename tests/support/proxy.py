@@ -10,7 +10,7 @@ class CuttingProxy:
 
     While `silent` it accepts them, reads, and answers nothing. While `muted` it forwards what clients send, and loses
     the answers. `delay` precedes whatever is forwarded, in seconds. `cut_after` is how many more bytes of answers it
-    forwards before it cuts every connection, once.
+    forwards before it cuts every connection, once. `connections` counts all that were made.
     """
 
     def __init__(self, port: int) -> None:
@@ -18,6 +18,7 @@ class CuttingProxy:
         self.down = self.silent = self.muted = False
         self.delay = 0.0
         self.cut_after: int | None = None
+        self.connections = 0
         self.connected = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -43,6 +44,7 @@ class CuttingProxy:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        self.connections += 1
         if self.down:
             writer.transport.abort()
             return

@@ -2,11 +2,13 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import grpc
 
+from metamorph_client.connection import Connection
 from metamorph_client.errors import MetamorphError
 
 Metadata = tuple[tuple[str, str], ...]
@@ -21,6 +23,7 @@ class Identity:
     def __init__(self, token: Token, vault: str | None) -> None:
         self._token = token
         self._vault = vault
+        self.renews_tokens = callable(token)
 
     def metadata(self) -> Metadata | Awaitable[Metadata]:
         """Returns the metadata of a call, to be awaited if the token is. Raises TypeError for what is no text."""
@@ -44,22 +47,29 @@ class IdentifyingChannel:
     An interceptor of grpc.aio would handle one of the four kinds of calls, and run each call in a task of its own.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, identity: Identity, timeout: float | None) -> None:
-        self._channel = channel
+    def __init__(self, connection: Connection, identity: Identity, timeout: float | None) -> None:
+        self._connection = connection
         self._identity = identity
         self._timeout = timeout
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Callable[..., "Response"]:
-        return self._identified(Response, self._channel.unary_unary(*args, **kwargs), self._timeout)
+        return self._identified(Response, self._start("unary_unary", *args, **kwargs), self._timeout)
 
     def unary_stream(self, *args: Any, **kwargs: Any) -> Callable[..., "Responses"]:
-        return self._identified(Responses, self._channel.unary_stream(*args, **kwargs))
+        return self._identified(Responses, self._start("unary_stream", *args, **kwargs))
 
     def stream_unary(self, *args: Any, **kwargs: Any) -> Callable[..., "Response"]:
-        return self._identified(Response, self._channel.stream_unary(*args, **kwargs))
+        return self._identified(Response, self._start("stream_unary", *args, **kwargs))
 
     def stream_stream(self, *args: Any, **kwargs: Any) -> Callable[..., "Responses"]:
-        return self._identified(Responses, self._channel.stream_stream(*args, **kwargs))
+        return self._identified(Responses, self._start("stream_stream", *args, **kwargs))
+
+    def _start(self, kind: str, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        if self._connection.closed:
+            # grpc.aio would use a channel whose memory it has freed. Nothing calls this: `call` checks first.
+            return lambda: None
+        start: Callable[..., Any] = getattr(self._connection.channel, kind)(*args, **kwargs)
+        return start
 
     def _identified(self, kind: type[C], start: Callable[..., Any], deadline: float | None = None) -> Callable[..., C]:
         def call(
@@ -68,26 +78,45 @@ class IdentifyingChannel:
             timeout: float | None = None,
             **kwargs: Any,
         ) -> C:
+            self._connection.check()
             given = tuple(metadata or ())
             # Not one of each: the server refuses a vault beside a token.
-            own = () if any(key in IDENTITY_KEYS for key, _ in given) else self._identity.metadata()
+            identified = any(key in IDENTITY_KEYS for key, _ in given)
+            own = () if identified else self._identity.metadata()
             seconds = deadline if timeout is None else timeout
-            return kind(lambda found: start(*args, metadata=(*found, *given), timeout=seconds, **kwargs), own)
+            return kind(
+                lambda found: start(*args, metadata=(*found, *given), timeout=seconds, **kwargs),
+                own,
+                connection=self._connection,
+                renews_tokens=self._identity.renews_tokens and not identified,
+            )
 
         return call
 
 
 class Call:
-    """A call of a stub, as grpc.aio has it, that starts at once, or as soon as its token is there."""
+    """A call of a stub, as grpc.aio has it, that starts at once, or as soon as its token is there.
 
-    def __init__(self, start: Callable[[Metadata], Any], identity: Metadata | Awaitable[Metadata]) -> None:
+    What its methods raise is MetamorphError, and CancelledError if `cancel` ended the call.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[Metadata], Any],
+        identity: Metadata | Awaitable[Metadata],
+        *,
+        connection: Connection,
+        renews_tokens: bool,
+    ) -> None:
         self._start = start
+        self._connection = connection
+        self._renews_tokens = renews_tokens
         self._call: Any = None
-        self._starting: asyncio.Task[Any] | None = None
+        self._starting: asyncio.Future[Any] | None = None
         if isinstance(identity, tuple):
             self._call = start(identity)
         else:
-            self._starting = asyncio.ensure_future(self._identify(identity))
+            self._starting = connection.run(self._identify(identity))
 
     async def _identify(self, identity: Awaitable[Metadata]) -> Any:
         self._call = self._start(await identity)
@@ -97,6 +126,23 @@ class Call:
         # Shielded: whoever waits for it is not the only one that does.
         return self._call if self._starting is None else await asyncio.shield(self._starting)
 
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as exc:
+            self._connection.check()
+            raise MetamorphError.of(exc, new_token=self._renews_tokens) from exc
+        except asyncio.InvalidStateError:
+            self._connection.check()
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            # Unless it is whoever waits for the call that is cancelled.
+            if task is None or not task.cancelling():
+                self._connection.check()
+            raise
+
     def cancel(self) -> bool:
         """Cancels the call. Returns whether it was going on."""
         if self._call is None and self._starting is not None:
@@ -104,54 +150,55 @@ class Call:
         return bool(self._call.cancel())
 
     async def initial_metadata(self) -> Any:
-        return await (await self._started()).initial_metadata()
+        with self._failing():
+            return await (await self._started()).initial_metadata()
 
     async def trailing_metadata(self) -> Any:
-        return await (await self._started()).trailing_metadata()
+        with self._failing():
+            return await (await self._started()).trailing_metadata()
 
     async def code(self) -> grpc.StatusCode:
-        return cast(grpc.StatusCode, await (await self._started()).code())
+        with self._failing():
+            return cast(grpc.StatusCode, await (await self._started()).code())
 
     async def details(self) -> str:
-        return str(await (await self._started()).details())
+        with self._failing():
+            return str(await (await self._started()).details())
 
     async def write(self, request: Any) -> None:
         """Sends a request of a call that takes a stream of them."""
-        try:
-            await (await self._started()).write(request)
-        except grpc.aio.AioRpcError as exc:
-            raise MetamorphError.of(exc) from exc
+        with self._failing():
+            # A write whose connection is not made yet would not notice that it is closed.
+            await self._connection.run((await self._started()).write(request))
 
     async def done_writing(self) -> None:
         """Ends the stream of requests."""
-        await (await self._started()).done_writing()
+        with self._failing():
+            await (await self._started()).done_writing()
 
 
 class Response(Call):
-    """A call with one response, which is awaited. Raises MetamorphError."""
+    """A call with one response, which is awaited."""
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._response().__await__()
 
     async def _response(self) -> Any:
-        try:
-            return await (await self._started())
-        except grpc.aio.AioRpcError as exc:
-            raise MetamorphError.of(exc) from exc
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
+        with self._failing():
+            try:
+                return await (await self._started())
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
 
 
 class Responses(Call):
-    """A call with a stream of responses, to be iterated over. Raises MetamorphError."""
+    """A call with a stream of responses, to be iterated over."""
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        try:
+        with self._failing():
             async for response in await self._started():
                 yield response
-        except grpc.aio.AioRpcError as exc:
-            raise MetamorphError.of(exc) from exc
 
 
 def _text(name: str, value: object) -> str:

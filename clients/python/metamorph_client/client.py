@@ -1,12 +1,12 @@
 """The client for programs that use asyncio."""
 
+import copy
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Self, cast
 
 import grpc
 
-from metamorph_client.admin.v1.admin_service_pb2_grpc import AdminServiceStub
 from metamorph_client.attachments import Source, downloaded, uploaded
 from metamorph_client.calls import IdentifyingChannel, Identity, Metadata, Token
 from metamorph_client.channel import TLS, open_channel
@@ -17,16 +17,16 @@ from metamorph_client.chat.v1.chat_service_pb2 import (
     RegenerateReplyRequest,
     SendMessageRequest,
 )
-from metamorph_client.chat.v1.chat_service_pb2_grpc import ChatServiceStub
 from metamorph_client.chat.v1.generation_pb2 import GenerationOptions
 from metamorph_client.chat.v1.session_pb2 import Session
 from metamorph_client.chat.v1.turn_pb2 import Turn, TurnEvent, TurnFinished
+from metamorph_client.connection import Connection
 from metamorph_client.content import Content, blocks
 from metamorph_client.errors import MetamorphError
 from metamorph_client.lists import Lists
 from metamorph_client.replies import Patience, Reply, Resuming
+from metamorph_client.stubs import without_stubs
 from metamorph_client.tools import Tool, ToolLoop
-from metamorph_client.vault.v1.vault_service_pb2_grpc import VaultServiceStub
 
 
 class MetamorphClient(Lists):
@@ -54,14 +54,27 @@ class MetamorphClient(Lists):
         give_up_after: float = 120.0,
         on_retry: Callable[[MetamorphError], object] = lambda error: None,
     ) -> None:
-        self._identity = Identity(token, vault)
+        self._timeout = timeout
         self._give_up_after = give_up_after
         self._on_retry = on_retry
-        self._connection = open_channel(target, tls)
-        self.channel = cast(grpc.aio.Channel, IdentifyingChannel(self._connection, self._identity, timeout))
-        self.chat = ChatServiceStub(self.channel)
-        self.vault = VaultServiceStub(self.channel)
-        self.admin = AdminServiceStub(self.channel)
+        self._connection = Connection(open_channel(target, tls))
+        self._shares_connection = False
+        self._identify(Identity(token, vault))
+
+    def _identify(self, identity: Identity) -> None:
+        self._identity = identity
+        self.channel = cast(grpc.aio.Channel, IdentifyingChannel(self._connection, identity, self._timeout))
+        without_stubs(self)
+
+    def with_token(self, token: Token) -> Self:
+        """Returns a client for another identity over the same connection: it sends this token, and no vault.
+
+        It can be made for each request of a web server. Closing it closes nothing, and it is closed with this one.
+        """
+        other = copy.copy(self)
+        other._shares_connection = True
+        other._identify(Identity(token, None))
+        return other
 
     async def __aenter__(self) -> Self:
         return self
@@ -70,8 +83,9 @@ class MetamorphClient(Lists):
         await self.close()
 
     async def close(self) -> None:
-        """Ends the connection, and what goes on over it. Turns go on."""
-        await self._connection.close()
+        """Ends the connection, and what goes on over it, with MetamorphError. Turns go on. Can be repeated."""
+        if not self._shares_connection:
+            await self._connection.close()
 
     async def metadata(self) -> Metadata:
         """Returns the metadata that identifies the caller, for stubs of another channel. This client's send it anyway.
@@ -126,13 +140,16 @@ class MetamorphClient(Lists):
     ) -> AsyncGenerator[TurnEvent]:
         """Sends a message and yields the events of its turn, each once and in order, even if the connection is lost.
 
-        Raises MetamorphError if the server refuses the call, or if for `give_up_after` seconds it cannot be reached or
-        its streams end before the turn does, without a further event. The turn may be running even so, and can be
-        followed with `follow`.
+        Nothing is sent before the first event is asked for. Raises MetamorphError if the server refuses the call, or if
+        for `give_up_after` seconds it cannot be reached or its streams end before the turn does, without a further
+        event. The turn may be running even so, and can be followed with `follow`.
         """
-        request = _message(session_id, content, options, labels, parent_message_id, request_id)
-        async for event in self._sent(request):
-            yield event
+        events = self._sent(_message(session_id, content, options, labels, parent_message_id, request_id))
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
 
     async def regenerate(
         self,
@@ -149,14 +166,17 @@ class MetamorphClient(Lists):
             options=options,
             labels=labels,
         )
-        events = Resuming(self.chat, self._patience(), start=lambda: self.chat.RegenerateReply(request)).events()
+        events = Resuming(self.chat, self._patience(), start=lambda: self.chat.RegenerateReply(request))
         return await Reply.begin(events, self.cancel)
 
-    async def follow(self, turn_id: str, after_sequence: int = 0) -> AsyncGenerator[TurnEvent]:
-        """Yields a turn's events after a sequence, to its end. Raises the errors of `send`."""
-        resuming = Resuming(self.chat, self._patience(), turn_id=turn_id, after_sequence=after_sequence)
-        async for event in resuming.events():
-            yield event
+    async def follow(self, turn_id: str, after_sequence: int = 0) -> Reply:
+        """Returns the reply of any turn, to be read after a sequence, once the server has found it.
+
+        It has no events if the turn has ended at that sequence. Raises MetamorphError if the server refuses it, before
+        anything is streamed, or cannot be reached in time.
+        """
+        events = Resuming(self.chat, self._patience(), turn_id=turn_id, after_sequence=after_sequence)
+        return await Reply.begin(events, self.cancel)
 
     async def cancel(self, turn_id: str) -> Turn:
         """Stops a turn and returns it once it has ended. Does nothing to one that has ended. Raises MetamorphError."""
@@ -210,11 +230,11 @@ class MetamorphClient(Lists):
         async for chunk in downloaded(self.chat, self._patience(), attachment_id):
             yield chunk
 
-    def _sent(self, request: SendMessageRequest) -> AsyncGenerator[TurnEvent]:
-        return Resuming(self.chat, self._patience(), start=lambda: self.chat.SendMessage(request)).events()
+    def _sent(self, request: SendMessageRequest) -> Resuming:
+        return Resuming(self.chat, self._patience(), start=lambda: self.chat.SendMessage(request))
 
     def _patience(self) -> Patience:
-        return Patience(self._give_up_after, self._on_retry)
+        return Patience(self._connection, self._give_up_after, self._on_retry)
 
 
 def _message(  # noqa: PLR0917, as they are in `start` and `send`

@@ -18,7 +18,8 @@ RESUMABLE = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 # A new token helps with the first two, and waiting with the others.
-RESUMABLE_REASONS = {"TOKEN_EXPIRED", "TOKEN_REVOKED", "RATE_LIMITED", "READER_TOO_SLOW", "STORE_BUSY"}
+TOKEN_REASONS = {"TOKEN_EXPIRED", "TOKEN_REVOKED"}
+RESUMABLE_REASONS = {*TOKEN_REASONS, "RATE_LIMITED", "READER_TOO_SLOW", "STORE_BUSY"}
 # What gRPC's core says of a handshake that no further attempt can change, and what that means.
 TLS_FAULTS = {
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not trusted: name its authority as `ca`, and the server"
@@ -39,7 +40,7 @@ class MetamorphError(Exception):
 
     `reason` is an ErrorReason without its prefix, or empty if the error has none. `retry_delay` is how long to wait
     before another attempt, in seconds, if the server says so. `violations` are the fields that are invalid. `call_id`
-    names the call in the server's log.
+    names the call in the server's log. `resumable` is whether the same call, or StreamTurn, may succeed later.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class MetamorphError(Exception):
         retry_delay: float | None = None,
         violations: Iterable[Violation] = (),
         call_id: str = "",
+        resumable: bool | None = None,
     ) -> None:
         self.code = code
         self.reason = reason
@@ -60,6 +62,7 @@ class MetamorphError(Exception):
         self.retry_delay = retry_delay
         self.violations = tuple(violations)
         self.call_id = call_id
+        self.resumable = _is_resumable(code, reason, message) if resumable is None else resumable
         # What pickle makes another one of, before it adds the attributes.
         super().__init__(code, reason, message)
 
@@ -67,8 +70,11 @@ class MetamorphError(Exception):
         return f"{self.reason or self.code.name}: {self.message}"
 
     @classmethod
-    def of(cls, error: grpc.aio.AioRpcError) -> Self:
-        """Returns the error of a failed call, with its google.rpc details (AIP-193) unpacked."""
+    def of(cls, error: grpc.aio.AioRpcError, *, new_token: bool = True) -> Self:
+        """Returns the error of a failed call, with its google.rpc details (AIP-193) unpacked.
+
+        `new_token` is whether another attempt would be made with another token.
+        """
         info, retry, request, invalid = ErrorInfo(), RetryInfo(), RequestInfo(), BadRequest()
         delay, call_id = None, ""
         for key, value in (*(error.initial_metadata() or ()), *(error.trailing_metadata() or ())):
@@ -90,6 +96,7 @@ class MetamorphError(Exception):
             retry_delay=delay,
             violations=[Violation(each.field, each.description) for each in invalid.field_violations],
             call_id=request.request_id or call_id,
+            resumable=False if info.reason in TOKEN_REASONS and not new_token else None,
         )
 
     @classmethod
@@ -97,10 +104,14 @@ class MetamorphError(Exception):
         """Returns the error of a stream that has ended OK, or goes on, without an event that it must have."""
         return cls(grpc.StatusCode.INTERNAL, "", message)
 
-    @property
-    def resumable(self) -> bool:
-        """Returns whether the same call, or StreamTurn, may succeed later."""
-        return self.reason in RESUMABLE_REASONS or (self.code in RESUMABLE and not _tls_fault(self.message))
+    @classmethod
+    def closed(cls) -> Self:
+        """Returns the error of a call over a connection that this client has closed."""
+        return cls(grpc.StatusCode.CANCELLED, "", "the client is closed", resumable=False)
+
+
+def _is_resumable(code: grpc.StatusCode, reason: str, message: str) -> bool:
+    return reason in RESUMABLE_REASONS or (code in RESUMABLE and not _tls_fault(message))
 
 
 def _tls_fault(message: str) -> str | None:

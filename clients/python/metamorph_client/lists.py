@@ -1,7 +1,7 @@
 """Lists as iterators, which ask for page after page."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from google.protobuf.message import Message as ProtoMessage
 
@@ -16,19 +16,13 @@ from metamorph_client.chat.v1.chat_service_pb2 import (
 from metamorph_client.chat.v1.message_pb2 import Message
 from metamorph_client.chat.v1.session_pb2 import Session
 from metamorph_client.chat.v1.turn_pb2 import Turn, TurnStatus
+from metamorph_client.stubs import Stubs
 from metamorph_client.vault.v1.memory_pb2 import Memory, MemoryType
 from metamorph_client.vault.v1.vault_service_pb2 import ListMemoriesRequest, MemoryOrder
 
-if TYPE_CHECKING:
-    from metamorph_client.chat.v1.chat_service_pb2_grpc import ChatServiceAsyncStub
-    from metamorph_client.vault.v1.vault_service_pb2_grpc import VaultServiceAsyncStub
 
-
-class Lists:
+class Lists(Stubs):
     """The methods of a client that list or search."""
-
-    chat: "ChatServiceAsyncStub"
-    vault: "VaultServiceAsyncStub"
 
     def list_sessions(
         self,

@@ -6,8 +6,6 @@ import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from typing import Any, TypeVar
 
-import grpc
-
 from metamorph_client.errors import MetamorphError
 
 T = TypeVar("T")
@@ -28,12 +26,12 @@ class Portal:
         """Returns what a coroutine returns. Raises what it raises, and MetamorphError if the portal is closed."""
         if self.closed:
             coroutine.close()
-            raise _closed()
+            raise MetamorphError.closed()
         running = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return running.result()
         except concurrent.futures.CancelledError:
-            raise _closed() from None
+            raise MetamorphError.closed() from None
         except BaseException:
             # Such as KeyboardInterrupt, for which nobody else ends it.
             running.cancel()
@@ -72,7 +70,3 @@ class Portal:
         await asyncio.gather(*others, return_exceptions=True)
         await self._loop.shutdown_asyncgens()
         await self._loop.shutdown_default_executor()
-
-
-def _closed() -> MetamorphError:
-    return MetamorphError(grpc.StatusCode.CANCELLED, "", "the client is closed")

@@ -3,15 +3,19 @@
 import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Self
+from contextlib import suppress
+from types import AsyncGeneratorType
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from metamorph_client.chat.v1.chat_service_pb2 import GetTurnRequest, StreamTurnRequest
 from metamorph_client.chat.v1.turn_pb2 import TURN_STATUS_RUNNING, Turn, TurnEvent, TurnFinished
-from metamorph_client.errors import MetamorphError
+from metamorph_client.connection import Connection
+from metamorph_client.errors import CALL_ID, MetamorphError
 
 if TYPE_CHECKING:
     from metamorph_client.chat.v1.chat_service_pb2_grpc import ChatServiceAsyncStub
 
+Steps = AsyncGeneratorType[TurnEvent | None, None]
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 5.0
 
@@ -19,7 +23,10 @@ LONGEST_BACKOFF = 5.0
 class Patience:
     """How long a client goes on trying: until `give_up_after` seconds have passed without progress."""
 
-    def __init__(self, give_up_after: float, on_retry: Callable[[MetamorphError], object]) -> None:
+    def __init__(
+        self, connection: Connection, give_up_after: float, on_retry: Callable[[MetamorphError], object]
+    ) -> None:
+        self._connection = connection
         self._give_up_after = give_up_after
         self._on_retry = on_retry
         self._attempts = 0
@@ -37,12 +44,15 @@ class Patience:
         if not error.resumable or now + delay - self._failing_since > self._give_up_after:
             raise error
         self._on_retry(error)
-        await asyncio.sleep(delay)
+        await self._connection.pause(delay)
         self._attempts += 1
 
 
 class Resuming:
-    """The events of a turn after a sequence, each once and in order, over as many streams as it takes."""
+    """The events of a turn after a sequence, each once and in order, over as many streams as it takes.
+
+    Raises MetamorphError. To iterate again after an error, or after `aclose`, goes on after the last event.
+    """
 
     def __init__(
         self,
@@ -56,32 +66,86 @@ class Resuming:
         self._chat = chat
         self._patience = patience
         self._start = start
-        self._turn_id = turn_id
+        self.turn_id = turn_id
         self._sequence = after_sequence
-        self._finished = False
+        self._steps: Steps | None = None
+        # What `begin` has had to read.
+        self._begun: TurnEvent | None = None
+        self._over = False
+        self.finished: TurnFinished | None = None
 
-    async def events(self) -> AsyncGenerator[TurnEvent]:
-        """Yields the events, to the end of the turn. Raises MetamorphError."""
-        while True:
+    async def begin(self) -> None:
+        """Returns once the turn is stored, or is found if it is followed. Raises what refuses it."""
+        if self._start is not None:
+            self._begun = await anext(self)
+            return
+        with suppress(StopAsyncIteration):
+            self._begun = await self._step()
+
+    def __aiter__(self) -> AsyncIterator[TurnEvent]:
+        return self
+
+    async def __anext__(self) -> TurnEvent:
+        event, self._begun = self._begun, None
+        while event is None:
+            event = await self._step()
+        return event
+
+    async def final(self) -> TurnFinished:
+        """Returns the last event's content, to which it reads on."""
+        async for _ in self:
+            pass
+        if self.finished is None:
+            # The turn was followed from that event.
+            before = Resuming(self._chat, self._patience, turn_id=self.turn_id, after_sequence=self._sequence - 1)
+            self.finished = await before.final()
+        return self.finished
+
+    async def aclose(self) -> None:
+        """Ends the stream."""
+        steps, self._steps = self._steps, None
+        if steps is not None:
+            await steps.aclose()
+
+    async def _step(self) -> TurnEvent | None:
+        if self._steps is None:
+            self._steps = cast(Steps, self._streamed())
+        steps = self._steps
+        try:
+            return await anext(steps)
+        except BaseException:
+            # It has ended, unless this is because another task waits for it.
+            if not steps.ag_running:
+                self._steps = None
+            raise
+
+    async def _streamed(self) -> AsyncGenerator[TurnEvent | None]:
+        """Yields the events to the end of the turn, and None where a stream is accepted."""
+        while self.finished is None and not self._over:
             call = self._call()
             try:
+                # A refusal has no metadata but that of its end, which has another name here.
+                if any(key == CALL_ID for key, _ in await call.initial_metadata()):
+                    yield None
                 async for event in self._new(call):
                     yield event
-                if self._finished or await self._is_over():
-                    return
-                raise MetamorphError.incomplete(f"the stream ended after event {self._sequence}, before TurnFinished")
+                self._over = self.finished is not None or await self._is_over()
+                if not self._over:
+                    raise MetamorphError.incomplete(
+                        f"the stream ended after event {self._sequence}, before TurnFinished"
+                    )
             except MetamorphError as error:
-                if self._finished:
+                if self.finished is not None:
                     return
                 await self._patience.wait(error)
             finally:
                 call.cancel()
 
     def _call(self) -> Any:
-        if self._start is not None and not self._turn_id:
+        if self._start is not None and not self.turn_id:
             # The same request_id replays the turn from its first event.
             return self._start()
-        return self._chat.StreamTurn(StreamTurnRequest(turn_id=self._turn_id, after_sequence=self._sequence))
+        return self._chat.StreamTurn(StreamTurnRequest(turn_id=self.turn_id, after_sequence=self._sequence))
 
     async def _new(self, call: Any) -> AsyncIterator[TurnEvent]:
         first = True
@@ -89,8 +153,9 @@ class Resuming:
             event = response.event
             is_next, first = _is_next(event, self._sequence, first=first), False
             if is_next:
-                self._turn_id, self._sequence = event.turn_id, event.sequence
-                self._finished = event.HasField("turn_finished")
+                self.turn_id, self._sequence = event.turn_id, event.sequence
+                if event.HasField("turn_finished"):
+                    self.finished = event.turn_finished
                 self._patience.progress()
                 yield event
 
@@ -101,58 +166,45 @@ class Resuming:
         """
         if self._start is not None:
             return False
-        turn = (await self._chat.GetTurn(GetTurnRequest(turn_id=self._turn_id))).turn
+        turn = (await self._chat.GetTurn(GetTurnRequest(turn_id=self.turn_id))).turn
         return turn.status != TURN_STATUS_RUNNING and turn.last_sequence <= self._sequence
 
 
 class Reply:
-    """The reply of a turn that has started. Iterate over it for its events, each of which arrives once, and in order.
+    """The reply of a turn. Iterate over it for its events, each of which arrives once, and in order.
 
-    Leaving the loop, or `aclose`, ends the stream only: the turn goes on, and its reply is stored. `cancel` stops it.
+    Leaving the loop, or `aclose`, ends the stream only: the turn goes on, and its reply is stored. Another loop goes on
+    after the last event that was seen, as `text` and `final` do. `cancel` stops the turn.
     """
 
-    def __init__(
-        self, turn_id: str, events: AsyncGenerator[TurnEvent], cancel: Callable[[str], Awaitable[Turn]]
-    ) -> None:
-        self.turn_id = turn_id
+    def __init__(self, events: Resuming, cancel: Callable[[str], Awaitable[Turn]]) -> None:
+        self.turn_id = events.turn_id
         self._events = events
         self._cancel = cancel
-        self._finished: TurnFinished | None = None
 
     @classmethod
-    async def begin(cls, events: AsyncGenerator[TurnEvent], cancel: Callable[[str], Awaitable[Turn]]) -> Self:
-        """Returns a reply once its turn is stored, which its first event says. Raises what refuses it."""
-        first = await anext(events)
+    async def begin(cls, events: Resuming, cancel: Callable[[str], Awaitable[Turn]]) -> Self:
+        """Returns a reply once its turn is stored, or found if it is followed. Raises what refuses it."""
+        await events.begin()
+        return cls(events, cancel)
 
-        async def all_events() -> AsyncGenerator[TurnEvent]:
-            try:
-                yield first
-                async for event in events:
-                    yield event
-            finally:
-                await events.aclose()
-
-        return cls(first.turn_id, all_events(), cancel)
+    @property
+    def finished(self) -> TurnFinished | None:
+        """How the turn has ended, if that was read."""
+        return self._events.finished
 
     def __aiter__(self) -> AsyncIterator[TurnEvent]:
         return self
 
     async def __anext__(self) -> TurnEvent:
-        event = await anext(self._events)
-        if event.HasField("turn_finished"):
-            self._finished = event.turn_finished
-        return event
+        return await anext(self._events)
 
     async def final(self) -> TurnFinished:
         """Returns how the turn has ended, with the stored message, once it has. Raises MetamorphError.
 
         A turn that has failed is no error here: `status` says so.
         """
-        async for _ in self:
-            pass
-        if self._finished is None:
-            raise RuntimeError("this reply was left before its end; follow its turn for the rest")
-        return self._finished
+        return await self._events.final()
 
     async def text(self) -> AsyncGenerator[str]:
         """Yields the text as it arrives. Raises MetamorphError."""

@@ -1,25 +1,24 @@
 """The client for programs that do not use asyncio: the same one, on a thread of its own."""
 
 import asyncio
+import copy
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message as ProtoMessage
 
-from metamorph_client.admin.v1.admin_service_pb2_grpc import AdminServiceStub
 from metamorph_client.calls import Token
 from metamorph_client.channel import TLS
-from metamorph_client.chat.v1.chat_service_pb2_grpc import ChatServiceStub
 from metamorph_client.chat.v1.turn_pb2 import Turn, TurnEvent, TurnFinished
 from metamorph_client.client import MetamorphClient
 from metamorph_client.errors import MetamorphError
 from metamorph_client.lists import each
 from metamorph_client.portal import Portal
 from metamorph_client.replies import Reply
-from metamorph_client.vault.v1.vault_service_pb2_grpc import VaultServiceStub
+from metamorph_client.stubs import SyncStubs, without_stubs
 from metamorph_client.waiting import WaitingChannel
 
 P = ParamSpec("P")
@@ -27,9 +26,10 @@ T = TypeVar("T")
 
 
 class SyncReply:
-    """The reply of a turn that has started. Iterate over it for its events, each of which arrives once, and in order.
+    """The reply of a turn. Iterate over it for its events, each of which arrives once, and in order.
 
-    Leaving the loop, or `close`, ends the stream only: the turn goes on, and its reply is stored. `cancel` stops it.
+    Leaving the loop, or `close`, ends the stream only: the turn goes on, and its reply is stored. Another loop goes on
+    after the last event that was seen, as `text` and `final` do. `cancel` stops the turn.
     """
 
     def __init__(self, reply: Reply, portal: Portal) -> None:
@@ -54,7 +54,8 @@ class SyncReply:
 
         A turn that has failed is no error here: `status` says so.
         """
-        return self._portal.run(self._reply.final())
+        finished = self._reply.finished
+        return self._portal.run(self._reply.final()) if finished is None else finished
 
     def text(self) -> Iterator[str]:
         """Yields the text as it arrives. Raises MetamorphError."""
@@ -105,7 +106,7 @@ def _replying(
     return reply
 
 
-class SyncMetamorphClient:
+class SyncMetamorphClient(SyncStubs):
     """A client of one server for any number of threads. Use it as a context manager.
 
     Everything is as in MetamorphClient, whose methods these are. `token` and `on_retry` are called on other threads.
@@ -125,7 +126,7 @@ class SyncMetamorphClient:
         async def connected() -> MetamorphClient:
             return MetamorphClient(
                 target,
-                token=_on_a_thread(token) if callable(token) else token,
+                token=_beside_calls(token),
                 tls=tls,
                 vault=vault,
                 timeout=timeout,
@@ -139,10 +140,23 @@ class SyncMetamorphClient:
         except BaseException:
             self.portal.close()
             raise
-        self.channel = cast(grpc.Channel, WaitingChannel(self.client.channel, self.portal))
-        self.chat = ChatServiceStub(self.channel)
-        self.vault = VaultServiceStub(self.channel)
-        self.admin = AdminServiceStub(self.channel)
+        self._shares_connection = False
+        self._identify(self.client)
+
+    def _identify(self, client: MetamorphClient) -> None:
+        self.client = client
+        self.channel = cast(grpc.Channel, WaitingChannel(client.channel, self.portal))
+        without_stubs(self)
+
+    def with_token(self, token: Token) -> Self:
+        """Returns a client for another identity over the same connection: it sends this token, and no vault.
+
+        It can be made for each request of a web server. Closing it closes nothing, and it is closed with this one.
+        """
+        other = copy.copy(self)
+        other._shares_connection = True
+        other._identify(self.client.with_token(_beside_calls(token)))
+        return other
 
     def __enter__(self) -> Self:
         return self
@@ -151,8 +165,8 @@ class SyncMetamorphClient:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection, the thread, and what goes on over it, with MetamorphError. Turns go on."""
-        if not self.portal.closed:
+        """Ends the connection, the thread, and what goes on, with MetamorphError. Turns go on. Can be repeated."""
+        if not self._shares_connection and not self.portal.closed:
             self.portal.run(self.client.close())
             self.portal.close()
 
@@ -161,7 +175,7 @@ class SyncMetamorphClient:
     start = _replying(MetamorphClient.start)
     send = _iterating(MetamorphClient.send)
     regenerate = _replying(MetamorphClient.regenerate)
-    follow = _iterating(MetamorphClient.follow)
+    follow = _replying(MetamorphClient.follow)
     cancel = _waiting(MetamorphClient.cancel)
     run_tools = _waiting(MetamorphClient.run_tools)
     upload = _waiting(MetamorphClient.upload)
@@ -184,8 +198,10 @@ class SyncMetamorphClient:
         return self.portal.iterate(each(page, request))
 
 
-def _on_a_thread(token: Callable[[], str | Awaitable[str]]) -> Callable[[], Awaitable[str]]:
-    """Returns a function that asks another one, which may take its time, beside the other calls."""
+def _beside_calls(token: Token) -> Token:
+    """Returns a token that is asked for on a thread if it is a function, which may take its time."""
+    if not callable(token):
+        return token
 
     async def asked() -> str:
         found = await asyncio.to_thread(token)

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -16,26 +15,26 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from fastapi.staticfiles import StaticFiles
 from google.protobuf.json_format import MessageToJson
-from metamorph_client import MetamorphClient, MetamorphError
+from metamorph_client import MetamorphClient, MetamorphError, Reply
 from metamorph_client.chat.v1.chat_service_pb2 import GetTurnRequest
 from metamorph_client.chat.v1.turn_pb2 import TURN_STATUS_RUNNING
 
-STATUSES = {"INVALID_ARGUMENT": 422, "UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "NOT_FOUND": 404}
-STATUSES |= {"FAILED_PRECONDITION": 409, "ABORTED": 409, "RESOURCE_EXHAUSTED": 429, "UNAVAILABLE": 503}
+STATUSES = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "NOT_FOUND": 404, "FAILED_PRECONDITION": 409}
+STATUSES |= {"ABORTED": 409, "INVALID_ARGUMENT": 422, "OUT_OF_RANGE": 422, "ALREADY_EXISTS": 422}
+STATUSES |= {"RESOURCE_EXHAUSTED": 429, "UNAVAILABLE": 503}
 TARGET = os.environ.get("METAMORPH_TARGET", "localhost:50051")
-token: ContextVar[str] = ContextVar("token", default="")
 Text = Annotated[str, Body(min_length=1, max_length=8000)]
+Key = Annotated[str, Header(alias="idempotency-key")]
 
 
 @asynccontextmanager
 async def connected(app: FastAPI) -> AsyncIterator[None]:
-    async with MetamorphClient(TARGET, token=token.get, give_up_after=20) as app.state.client:
+    async with MetamorphClient(TARGET, give_up_after=20) as app.state.client:
         yield
 
 
-async def client(request: Request, cookie: Annotated[str, Cookie(alias="token")] = "") -> MetamorphClient:
-    token.set(cookie)
-    return cast(MetamorphClient, request.app.state.client)
+async def client(request: Request, token: Annotated[str, Cookie()] = "") -> MetamorphClient:
+    return cast(MetamorphClient, request.app.state.client).with_token(token)
 
 
 Client = Annotated[MetamorphClient, Depends(client)]
@@ -49,26 +48,27 @@ async def refuse(_: Request, error: MetamorphError) -> JSONResponse:
 
 
 @app.post("/replies", status_code=201)
-async def ask(text: Text, client: Client, session_id: Annotated[str, Body()] = "") -> dict[str, str]:
-    session_id = session_id or (await client.create_session()).session_id
-    reply = await client.start(session_id, text)
+async def ask(text: Text, client: Client, key: Key = "", session_id: Annotated[str, Body()] = "") -> dict[str, str]:
+    request_id = key.strip('"')  # With the same one, this answers with the same session and turn.
+    session_id = session_id or (await client.create_session(request_id=request_id)).session_id
+    reply = await client.start(session_id, text, request_id=request_id)
     await reply.aclose()  # This stream only. The turn goes on.
     return {"session_id": session_id, "turn_id": reply.turn_id}
 
 
-async def after(turn_id: str, client: Client, last_event_id: Annotated[str, Header()] = "") -> int:
+async def rest(turn_id: str, client: Client, last_event_id: Annotated[str, Header()] = "") -> Reply:
     turn = (await client.chat.GetTurn(GetTurnRequest(turn_id=turn_id))).turn
     seen, _, sequence = last_event_id.partition(":")
     after = int(sequence) if seen == turn_id and sequence.isdecimal() else 0
     if turn.status != TURN_STATUS_RUNNING and after >= turn.last_sequence:
         raise HTTPException(204)  # Nothing is left: the browser asks no more.
-    return after
+    return await client.follow(turn_id, after)
 
 
 @app.get("/replies/{turn_id}", response_class=EventSourceResponse)
-async def stream(turn_id: str, client: Client, after: Annotated[int, Depends(after)]) -> AsyncIterator[ServerSentEvent]:
+async def stream(turn_id: str, rest: Annotated[Reply, Depends(rest)]) -> AsyncIterator[ServerSentEvent]:
     with suppress(MetamorphError):  # The browser asks again, with its Last-Event-ID.
-        async for event in client.follow(turn_id, after):
+        async for event in rest:
             yield ServerSentEvent(id=f"{turn_id}:{event.sequence}", raw_data=MessageToJson(event, indent=None))
 
 

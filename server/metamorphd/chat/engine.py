@@ -224,7 +224,7 @@ class TurnEngine:
         self._spawn(self._run(scope, turn_id, create, started))
         return await asyncio.shield(started)
 
-    def follow(self, scope: Scope, *, turn_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent]:
+    def follow(self, scope: Scope, *, turn_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent | None]:
         """Yields a turn's events after a sequence. See `Follower.follow`."""
         return self._follower.follow(scope, turn_id=turn_id, after_sequence=after_sequence)
 

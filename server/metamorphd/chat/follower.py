@@ -23,16 +23,19 @@ class Follower:
         self._database = database
         self._live = live
 
-    async def follow(self, scope: Scope, *, turn_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent]:
+    async def follow(self, scope: Scope, *, turn_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent | None]:
         """Yields a turn's events after a sequence: first stored ones, then new ones as they are committed, to the end.
 
-        Raises TurnNotFound, also if the turn is deleted in the meantime, and SequenceAhead.
+        Yields None first if the turn is there, and has none yet. Raises TurnNotFound, also if the turn is deleted in
+        the meantime, and SequenceAhead.
         """
-        sequence = after_sequence
+        sequence, found = after_sequence, False
         while True:
             live = self._live.get((scope.vault_id, turn_id))
             events = None if live is None else live.after(sequence)
+            running = True
             if events is None:
+                live = None
                 turn, stored = await self._database.read(
                     list_events,
                     scope,
@@ -41,14 +44,18 @@ class Follower:
                     limit=REPLAY_EVENTS,
                     max_characters=REPLAY_CHARACTERS,
                 )
-                events = stored
-                if not events:
-                    if turn.status is not TurnStatus.RUNNING:
-                        return
+                events, running = stored, turn.status is TurnStatus.RUNNING
+            if not events:
+                if not found:
+                    yield None
+                elif not running:
+                    return
+                elif live is None:
                     # Another process runs the turn, or an event is committed but not yet published here.
                     await asyncio.sleep(POLL_SECONDS)
-            elif live is not None and not events:
-                await live.changed()
+                else:
+                    await live.changed()
+            found = True
             for event in events:
                 yield event
                 sequence = event.sequence

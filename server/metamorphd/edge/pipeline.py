@@ -27,7 +27,8 @@ from metamorphd.telemetry.attributes import of_method, of_status
 from metamorphd.telemetry.interface import Measure, Telemetry
 
 # A servicer's method. Takes a request, or an iterator of requests, and a scope, and if requests of the method may have
-# attachments, those; returns a coroutine of a response, or an async generator of responses.
+# attachments, those; returns a coroutine of a response, or an async generator of responses. A generator yields None to
+# say that it accepts the call, if its first response may be long in coming.
 Behavior = Callable[..., Any]
 
 logger = structlog.get_logger(__name__)
@@ -128,7 +129,6 @@ class Pipeline:
 
     def _sending(self, behavior: Behavior) -> Callable[[Call], Awaitable[bytes | None]]:
         async def answer(call: Call) -> None:
-            await call.exchange.send_initial_metadata(((CALL_ID_KEY, call.call_id),))
             await _pass(call, self._guards)
             await self._arrivals.read(call)
             await _pass(call, self._request_guards)
@@ -136,7 +136,7 @@ class Pipeline:
                 self._opened(call) as stream,
                 contextlib.aclosing(_behave(behavior, call)) as responses,
             ):
-                await stream.write_all(responses, answered=call.release)
+                await stream.write_all(responses, ahead=((CALL_ID_KEY, call.call_id),), answered=call.release)
 
         return answer
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 from metamorphd.auth.claims import EXPIRED, LEEWAY
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.clock import Clock
-from metamorphd.edge.call import Exchange
+from metamorphd.edge.call import Exchange, Metadata
 from metamorphd.edge.endings import Endings
 from metamorphd.errors import (
     DomainError,
@@ -90,17 +90,22 @@ class Stream:
             self.error = error
             self._lasting.reschedule(0)
 
-    async def write_all(self, responses: AsyncIterator[Any], *, answered: Callable[[], None]) -> None:
+    async def write_all(self, responses: AsyncIterator[Any], *, ahead: Metadata, answered: Callable[[], None]) -> None:
         """Sends each response as soon as flow control allows. Calls `answered` when there is one.
 
-        Sends nothing more once its caller is refused, and ends within moments.
+        Sends the metadata `ahead` of the first one, so that a caller knows by it that the call is not refused. A
+        response of None is that alone. Sends nothing more once its caller is refused, and ends within moments.
         """
         loop = asyncio.get_running_loop()
         async for response in responses:
             answered()
             await self._admitted()
             self.waiting_since = loop.time()
-            await self._exchange.write(response.SerializeToString())
+            if ahead:
+                await self._exchange.send_initial_metadata(ahead)
+                ahead = ()
+            if response is not None:
+                await self._exchange.write(response.SerializeToString())
             self.waiting_since = None
             # It would stay in memory until the next response.
             del response

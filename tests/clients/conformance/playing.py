@@ -115,6 +115,8 @@ class Playing:
                 return [] if await world.stored(step["session_id"], step["messages"]) else ["it is not stored"]
             case "asked":
                 return differences(step["expect"], self._asked(), "what was asked")
+            case "connections":
+                return differences(step["expect"], world.proxy.connections, "the number of connections")
             case "sleep":
                 await asyncio.sleep(step["seconds"])
             case "replies":

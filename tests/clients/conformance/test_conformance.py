@@ -24,6 +24,12 @@ MUTANTS = {
     "keeps_an_old_token": "a_function_is_asked_for_a_token_for_every_call",
     "cancels_what_is_left": "leaving_a_reply_does_not_stop_its_turn",
     "waits_longer_than_its_deadline": "a_call_without_a_deadline_has_the_clients",
+    "keeps_its_identity": "another_identity_shares_the_connection",
+    "hopes_for_another_token": "an_expired_token_that_is_text_is_reported_at_once",
+    "does_not_notice_that_it_is_closed": "a_reply_ends_when_its_client_is_closed",
+    "follows_before_it_is_accepted": "follow_is_refused_before_anything_streams",
+    "waits_for_an_event_to_follow": "follow_does_not_wait_for_the_next_event",
+    "forgets_what_is_left": "a_reply_that_was_left_is_taken_up_again",
 }
 
 

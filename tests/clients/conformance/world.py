@@ -70,10 +70,11 @@ class World:
         await self._case.aclose()
 
     def named(self, name: str) -> str:
-        """Returns what the steps of a case mean by a name. Tokens are of its own vault."""
+        """Returns what the steps of a case mean by a name. Tokens are of its own vault, or of one beside it."""
         now = int(time.time())
         claims: dict[str, dict[str, Any]] = {
             "token": {},
+            "bobs_token": {"vault": f"{self.vault}-bob", "user": "bob"},
             "expired_token": {"exp": now - 100},
             # Whole seconds: it lasts for one to two of them.
             "ending_token": {"exp": now - LEEWAY_SECONDS + 2},
@@ -81,7 +82,7 @@ class World:
             "revoked_token": {"jti": f"revoked-{self.vault}"},
         }
         if name in claims:
-            return mint(vault=self.vault, **claims[name])
+            return mint(**{"vault": self.vault, **claims[name]})
         places = {"vault": self.vault, "target": self.proxy.target, "direct": self.direct}
         return places[name] if name in places else str(self._file(name))
 

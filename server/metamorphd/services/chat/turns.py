@@ -15,7 +15,7 @@ from metamorphd.services.chat.uploads import Uploads
 from metamorphd.services.convert.content import content_from_proto, with_uploads
 from metamorphd.services.convert.field_path import within
 from metamorphd.services.convert.generation import options_from_proto
-from metamorphd.services.convert.turn import status_from_proto, turn_to_proto, with_event
+from metamorphd.services.convert.turn import ResponseT, status_from_proto, turn_to_proto, with_event
 from metamorphd.services.idempotency import idempotency_key
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, convert_items, decode_page_token, encode_page_token
 from metamorphd.store.changes import get_revision
@@ -34,14 +34,14 @@ class ChatTurns:
 
     async def SendMessage(
         self, request: pb.SendMessageRequest, scope: Scope, carried: Sequence[memoryview]
-    ) -> AsyncIterator[pb.SendMessageResponse]:
+    ) -> AsyncIterator[pb.SendMessageResponse | None]:
         send = await self._send(request, carried, scope.actor.user_id)
         # They may be of megabytes, and the turn takes minutes.
         del request, carried
         turn = await self._engine.send_message(scope, send=send)
         del send
         async for event in self._engine.follow(scope, turn_id=turn.turn_id, after_sequence=0):
-            yield with_event(pb.SendMessageResponse(revision=await self._revision(scope, event)), event)
+            yield await self._response(scope, pb.SendMessageResponse(), event)
 
     async def CountTokens(
         self, request: pb.CountTokensRequest, scope: Scope, carried: Sequence[memoryview]
@@ -51,10 +51,12 @@ class ChatTurns:
             tokens = await self._engine.count_tokens(scope, send=send)
         return pb.CountTokensResponse(input_tokens=tokens)
 
-    async def StreamTurn(self, request: pb.StreamTurnRequest, scope: Scope) -> AsyncIterator[pb.StreamTurnResponse]:
+    async def StreamTurn(
+        self, request: pb.StreamTurnRequest, scope: Scope
+    ) -> AsyncIterator[pb.StreamTurnResponse | None]:
         events = self._engine.follow(scope, turn_id=request.turn_id, after_sequence=request.after_sequence)
         async for event in events:
-            yield with_event(pb.StreamTurnResponse(revision=await self._revision(scope, event)), event)
+            yield await self._response(scope, pb.StreamTurnResponse(), event)
 
     async def GetTurn(self, request: pb.GetTurnRequest, scope: Scope) -> pb.GetTurnResponse:
         turn = await self._database.read(get_turn, scope, turn_id=request.turn_id)
@@ -82,7 +84,7 @@ class ChatTurns:
 
     async def RegenerateReply(
         self, request: pb.RegenerateReplyRequest, scope: Scope
-    ) -> AsyncIterator[pb.RegenerateReplyResponse]:
+    ) -> AsyncIterator[pb.RegenerateReplyResponse | None]:
         regeneration = Regeneration(
             turn_id=self._clock.new_id("turn"),
             user_message_id=request.user_message_id,
@@ -93,13 +95,15 @@ class ChatTurns:
         )
         turn = await self._engine.regenerate_reply(scope, regeneration=regeneration)
         async for event in self._engine.follow(scope, turn_id=turn.turn_id, after_sequence=0):
-            yield with_event(pb.RegenerateReplyResponse(revision=await self._revision(scope, event)), event)
+            yield await self._response(scope, pb.RegenerateReplyResponse(), event)
 
-    async def _revision(self, scope: Scope, event: TurnEvent) -> int:
-        """Returns the vault's revision, if the event is one that is in its log, or else 0."""
+    async def _response(self, scope: Scope, response: ResponseT, event: TurnEvent | None) -> ResponseT | None:
+        """Returns the response with an event, and with the vault's revision if the event is one that is in its log."""
+        if event is None:
+            return None
         if isinstance(event, TurnStarted | TurnFinished):
-            return await self._database.read(get_revision, scope)
-        return 0
+            response.revision = await self._database.read(get_revision, scope)
+        return with_event(response, event)
 
     async def _send(self, request: pb.SendMessageRequest, carried: Sequence[memoryview], creator: str) -> Send:
         content, included = content_from_proto(request.content, carried)

@@ -29,56 +29,74 @@ from tests.clients.conformance.drivers.answering import (
 
 
 class Driver:
-    """One client at a time, its replies and downloads by their handles. Each command has a method."""
+    """One client at a time with its other identities, replies and downloads by name. Each command has a method."""
 
     def __init__(self) -> None:
         self.client = MetamorphClient()
+        self._others: dict[str, MetamorphClient] = {}
         self._seen = Seen()
         self._replies: dict[str, Any] = {}
         self._downloads: dict[str, tuple[AsyncGenerator[bytes], bytearray]] = {}
 
+    def _by(self, asked: Asked) -> MetamorphClient:
+        """Returns the client that a command names."""
+        return self._others[asked["by"]] if "by" in asked else self.client
+
     async def do_connect(self, asked: Asked) -> Any:
         await self.client.close()
-        self._seen, self._replies, self._downloads = Seen(), {}, {}
+        self._seen, self._replies, self._downloads, self._others = Seen(), {}, {}, {}
         self.client = MetamorphClient(**connection(asked, self._seen))
         return {}
 
-    async def do_close(self, asked: Asked) -> Any:
-        await self.client.close()
+    async def do_as(self, asked: Asked) -> Any:
+        self._others[asked["name"]] = self.client.with_token(self._seen.token(asked["token"]))
         return {}
 
+    async def do_close(self, asked: Asked) -> Any:
+        closing = asyncio.create_task(self._close(self._by(asked), asked.get("after", 0)))
+        if "after" in asked:
+            self._closing = closing
+        else:
+            await closing
+        return {}
+
+    async def _close(self, client: MetamorphClient, after: float) -> None:
+        await asyncio.sleep(after)
+        await client.close()
+
     async def do_call(self, asked: Asked) -> Any:
-        stub = getattr(self.client, asked["service"])
+        stub = getattr(self._by(asked), asked["service"])
         request = request_of(asked)
         response = await getattr(stub, asked["method"])(request, **calling(asked))
         return {"response": as_json(response)}
 
     async def do_stream(self, asked: Asked) -> Any:
-        stub = getattr(self.client, asked["service"])
+        stub = getattr(self._by(asked), asked["service"])
         responses = getattr(stub, asked["method"])(request_of(asked), **calling(asked))
         return {"responses": [as_json(response) async for response in responses]}
 
     async def do_create_session(self, asked: Asked) -> Any:
-        fields = {name: value for name, value in asked.items() if name not in ("id", "do")}
-        return {"session": as_json(await self.client.create_session(**fields))}
+        fields = {name: value for name, value in asked.items() if name not in ("id", "do", "by")}
+        return {"session": as_json(await self._by(asked).create_session(**fields))}
 
     async def do_start(self, asked: Asked) -> Any:
-        reply = await self.client.start(**sending(asked))
+        reply = await self._by(asked).start(**sending(asked))
         self._replies[asked["reply"]] = reply
         return {"turn_id": reply.turn_id}
 
     async def do_send(self, asked: Asked) -> Any:
-        self._replies[asked["reply"]] = self.client.send(**sending(asked))
+        self._replies[asked["reply"]] = self._by(asked).send(**sending(asked))
         return {}
 
     async def do_regenerate(self, asked: Asked) -> Any:
-        reply = await self.client.regenerate(**sending(asked))
+        reply = await self._by(asked).regenerate(**sending(asked))
         self._replies[asked["reply"]] = reply
         return {"turn_id": reply.turn_id}
 
     async def do_follow(self, asked: Asked) -> Any:
-        self._replies[asked["reply"]] = self.client.follow(asked["turn_id"], asked.get("after_sequence", 0))
-        return {}
+        reply = await self._by(asked).follow(asked["turn_id"], asked.get("after_sequence", 0))
+        self._replies[asked["reply"]] = reply
+        return {"turn_id": reply.turn_id}
 
     async def do_next(self, asked: Asked) -> Any:
         events: list[Any] = []
@@ -99,7 +117,7 @@ class Driver:
 
     async def do_cancel(self, asked: Asked) -> Any:
         if "turn_id" in asked:
-            return {"turn": as_json(await self.client.cancel(asked["turn_id"]))}
+            return {"turn": as_json(await self._by(asked).cancel(asked["turn_id"]))}
         return {"turn": as_json(await self._replies[asked["reply"]].cancel())}
 
     async def do_abort(self, asked: Asked) -> Any:
@@ -107,12 +125,12 @@ class Driver:
         return {}
 
     async def do_list(self, asked: Asked) -> Any:
-        method = getattr(self.client, LISTS[asked["what"]])
+        method = getattr(self._by(asked), LISTS[asked["what"]])
         return await self._taken(method(**listing(asked)), asked)
 
     async def do_pages(self, asked: Asked) -> Any:
-        method = getattr(getattr(self.client, asked["service"]), asked["method"])
-        return await self._taken(self.client.pages(method, request_of(asked)), asked)
+        method = getattr(getattr(self._by(asked), asked["service"]), asked["method"])
+        return await self._taken(self._by(asked).pages(method, request_of(asked)), asked)
 
     async def _taken(self, items: AsyncGenerator[Any], asked: Asked) -> Any:
         taken: list[Any] = []
@@ -125,10 +143,10 @@ class Driver:
 
     async def do_upload(self, asked: Asked) -> Any:
         source = source_of(asked)
-        return {"attachment": as_json(await self.client.upload(source, media_type=asked["media_type"]))}
+        return {"attachment": as_json(await self._by(asked).upload(source, media_type=asked["media_type"]))}
 
     async def do_download(self, asked: Asked) -> Any:
-        self._downloads[asked["download"]] = self.client.download(asked["attachment_id"]), bytearray()
+        self._downloads[asked["download"]] = self._by(asked).download(asked["attachment_id"]), bytearray()
         return {}
 
     async def do_read(self, asked: Asked) -> Any:
@@ -143,7 +161,7 @@ class Driver:
     async def do_run_tools(self, asked: Asked) -> Any:
         tools = Tools()
         more = {"max_rounds": asked["max_rounds"]} if "max_rounds" in asked else {}
-        finished = await self.client.run_tools(tools=tools.chosen(asked["tools"]), **sending(asked), **more)
+        finished = await self._by(asked).run_tools(tools=tools.chosen(asked["tools"]), **sending(asked), **more)
         return {"turn_finished": as_json(finished), "calls": tools.calls, "most_at_once": tools.most_at_once}
 
     async def do_seen(self, asked: Asked) -> Any:

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from metamorph_client import MetamorphError, calls, replies
+from metamorph_client import MetamorphClient, MetamorphError, calls, connection, replies
 
 from tests.clients.conformance.drivers.python_async import main
 
@@ -85,10 +85,62 @@ def cancels_what_is_left() -> None:
 def waits_longer_than_its_deadline() -> None:
     connect = calls.IdentifyingChannel.__init__
 
-    def patient(self: Any, channel: Any, identity: Any, timeout: float | None) -> None:
-        connect(self, channel, identity, 15 * (timeout or 0))
+    def patient(self: Any, connection: Any, identity: Any, timeout: float | None) -> None:
+        connect(self, connection, identity, 15 * (timeout or 0))
 
     calls.IdentifyingChannel.__init__ = patient  # type: ignore[method-assign]
+
+
+@mutant
+def keeps_its_identity() -> None:
+    MetamorphClient.with_token = lambda self, token: self  # type: ignore[method-assign]
+
+
+@mutant
+def hopes_for_another_token() -> None:
+    identify = calls.Identity.__init__
+
+    def hopeful(self: Any, token: Any, vault: str | None) -> None:
+        identify(self, token, vault)
+        self.renews_tokens = True
+
+    calls.Identity.__init__ = hopeful  # type: ignore[method-assign]
+
+
+@mutant
+def does_not_notice_that_it_is_closed() -> None:
+    connection.Connection.check = lambda self: None  # type: ignore[method-assign]
+
+
+@mutant
+def follows_before_it_is_accepted() -> None:
+    begin = replies.Resuming.begin
+
+    async def begun(self: Any) -> None:
+        if self._start is not None:
+            await begin(self)
+
+    replies.Resuming.begin = begun  # type: ignore[method-assign]
+
+
+@mutant
+def waits_for_an_event_to_follow() -> None:
+    accepted = replies.Resuming._step
+
+    async def patient(self: Any) -> Any:
+        while (event := await accepted(self)) is None:
+            pass
+        return event
+
+    replies.Resuming._step = patient  # type: ignore[method-assign]
+
+
+@mutant
+def forgets_what_is_left() -> None:
+    async def left(self: Any) -> None:
+        self._over, self._steps = True, None
+
+    replies.Resuming.aclose = left  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

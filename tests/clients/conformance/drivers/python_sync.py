@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+import threading
 from collections.abc import Generator
 from typing import Any
 
@@ -28,56 +29,70 @@ from tests.clients.conformance.drivers.answering import (
 
 
 class Driver:
-    """One client at a time, its replies and downloads by their handles. Each command has a method."""
+    """One client at a time with its other identities, replies and downloads by name. Each command has a method."""
 
     def __init__(self) -> None:
         self.client = SyncMetamorphClient()
+        self._others: dict[str, SyncMetamorphClient] = {}
         self._seen = Seen()
         self._replies: dict[str, Any] = {}
         self._downloads: dict[str, tuple[Generator[bytes], bytearray]] = {}
 
+    def _by(self, asked: Asked) -> SyncMetamorphClient:
+        """Returns the client that a command names."""
+        return self._others[asked["by"]] if "by" in asked else self.client
+
     def do_connect(self, asked: Asked) -> Any:
         self.client.close()
-        self._seen, self._replies, self._downloads = Seen(), {}, {}
+        self._seen, self._replies, self._downloads, self._others = Seen(), {}, {}, {}
         self.client = SyncMetamorphClient(**connection(asked, self._seen))
         return {}
 
+    def do_as(self, asked: Asked) -> Any:
+        self._others[asked["name"]] = self.client.with_token(self._seen.token(asked["token"]))
+        return {}
+
     def do_close(self, asked: Asked) -> Any:
-        self.client.close()
+        close = self._by(asked).close
+        if "after" in asked:
+            threading.Timer(asked["after"], close).start()
+        else:
+            close()
         return {}
 
     def do_call(self, asked: Asked) -> Any:
-        stub = getattr(self.client, asked["service"])
+        stub = getattr(self._by(asked), asked["service"])
         request = request_of(asked)
         response = getattr(stub, asked["method"])(request, **calling(asked))
         return {"response": as_json(response)}
 
     def do_stream(self, asked: Asked) -> Any:
-        stub = getattr(self.client, asked["service"])
+        stub = getattr(self._by(asked), asked["service"])
         responses = getattr(stub, asked["method"])(request_of(asked), **calling(asked))
         return {"responses": [as_json(response) for response in responses]}
 
     def do_create_session(self, asked: Asked) -> Any:
-        fields = {name: value for name, value in asked.items() if name not in ("id", "do")}
-        return {"session": as_json(self.client.create_session(**fields))}
+        fields = {name: value for name, value in asked.items() if name not in ("id", "do", "by")}
+        return {"session": as_json(self._by(asked).create_session(**fields))}
 
     def do_start(self, asked: Asked) -> Any:
-        reply = self.client.start(**sending(asked))
+        reply = self._by(asked).start(**sending(asked))
         self._replies[asked["reply"]] = reply
         return {"turn_id": reply.turn_id}
 
     def do_send(self, asked: Asked) -> Any:
-        self._replies[asked["reply"]] = self.client.send(**sending(asked))
+        self._replies[asked["reply"]] = self._by(asked).send(**sending(asked))
         return {}
 
     def do_regenerate(self, asked: Asked) -> Any:
-        reply = self.client.regenerate(**sending(asked))
+        reply = self._by(asked).regenerate(**sending(asked))
         self._replies[asked["reply"]] = reply
         return {"turn_id": reply.turn_id}
 
     def do_follow(self, asked: Asked) -> Any:
-        self._replies[asked["reply"]] = self.client.follow(asked["turn_id"], asked.get("after_sequence", 0))
-        return {}
+        reply = self._by(asked).follow(asked["turn_id"], asked.get("after_sequence", 0))
+        self._replies[asked["reply"]] = reply
+        return {"turn_id": reply.turn_id}
 
     def do_next(self, asked: Asked) -> Any:
         events: list[Any] = []
@@ -98,7 +113,7 @@ class Driver:
 
     def do_cancel(self, asked: Asked) -> Any:
         if "turn_id" in asked:
-            return {"turn": as_json(self.client.cancel(asked["turn_id"]))}
+            return {"turn": as_json(self._by(asked).cancel(asked["turn_id"]))}
         return {"turn": as_json(self._replies[asked["reply"]].cancel())}
 
     def do_abort(self, asked: Asked) -> Any:
@@ -106,12 +121,12 @@ class Driver:
         return {}
 
     def do_list(self, asked: Asked) -> Any:
-        method = getattr(self.client, LISTS[asked["what"]])
+        method = getattr(self._by(asked), LISTS[asked["what"]])
         return self._taken(method(**listing(asked)), asked)
 
     def do_pages(self, asked: Asked) -> Any:
-        method = getattr(getattr(self.client, asked["service"]), asked["method"])
-        return self._taken(self.client.pages(method, request_of(asked)), asked)
+        method = getattr(getattr(self._by(asked), asked["service"]), asked["method"])
+        return self._taken(self._by(asked).pages(method, request_of(asked)), asked)
 
     def _taken(self, items: Any, asked: Asked) -> Any:
         taken: list[Any] = []
@@ -124,10 +139,10 @@ class Driver:
 
     def do_upload(self, asked: Asked) -> Any:
         source = source_of(asked)
-        return {"attachment": as_json(self.client.upload(source, media_type=asked["media_type"]))}
+        return {"attachment": as_json(self._by(asked).upload(source, media_type=asked["media_type"]))}
 
     def do_download(self, asked: Asked) -> Any:
-        self._downloads[asked["download"]] = self.client.download(asked["attachment_id"]), bytearray()
+        self._downloads[asked["download"]] = self._by(asked).download(asked["attachment_id"]), bytearray()
         return {}
 
     def do_read(self, asked: Asked) -> Any:
@@ -142,7 +157,7 @@ class Driver:
     def do_run_tools(self, asked: Asked) -> Any:
         tools = Tools()
         more = {"max_rounds": asked["max_rounds"]} if "max_rounds" in asked else {}
-        finished = self.client.run_tools(tools=tools.chosen(asked["tools"]), **sending(asked), **more)
+        finished = self._by(asked).run_tools(tools=tools.chosen(asked["tools"]), **sending(asked), **more)
         return {"turn_finished": as_json(finished), "calls": tools.calls, "most_at_once": tools.most_at_once}
 
     def do_seen(self, asked: Asked) -> Any:
