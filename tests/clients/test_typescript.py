@@ -11,17 +11,16 @@ from typing import Any
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.programs import typescript_client
+from tests.support.programs import require, typescript_client
 from tests.support.serving import Serving
 from tests.support.tokens import mint
 
+CLIENT = ROOT / "clients" / "typescript"
 PROGRAMS = Path(__file__).parent / "programs" / "typescript"
 GUIDE = ROOT / "docs" / "client-typescript.md"
 # What it needs at run time, and what a project of TypeScript has.
-PACKAGES = [
-    *("@bufbuild/protobuf", "@connectrpc/connect", "@connectrpc/connect-node"),
-    *("typescript", "@types/node", "undici-types"),
-]
+NEEDED = ["@bufbuild/protobuf", "@connectrpc/connect", "@connectrpc/connect-node"]
+TYPESCRIPT = ["typescript", "@types/node", "undici-types"]
 STRICT = {
     "strict": True,
     "exactOptionalPropertyTypes": True,
@@ -46,17 +45,37 @@ def pack(directory: Path, *, destination: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project without anything but the packed client and what it depends on, and with the guide's programs."""
-    client, packed = typescript_client(), tmp_path_factory.mktemp("packed")
-    tarballs = [pack(place, destination=packed) for place in [client, *(client / "node_modules" / p for p in PACKAGES)]]
-    project = tmp_path_factory.mktemp("project")
+def tarballs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The client, what it depends on, and what a project of TypeScript has, each packed."""
+    client, destination = typescript_client(), tmp_path_factory.mktemp("packed")
+    places = {name: client / "node_modules" / name for name in [*NEEDED, *TYPESCRIPT]}
+    return {name: pack(place, destination=destination) for name, place in [("client", client), *places.items()]}
+
+
+def fresh(project: Path, *packages: Path) -> Path:
+    """Returns a directory that has become a project with some packages and all programs of these tests."""
     (project / "package.json").write_text(json.dumps({"name": "fresh", "private": True, "type": "module"}))
-    run("npm", "install", "--offline", "--no-audit", "--no-fund", "--cache", packed / "cache", *tarballs, cwd=project)
+    options = ("--offline", "--ignore-scripts", "--no-audit", "--no-fund", "--cache", project / "cache")
+    run("npm", "install", *options, *packages, cwd=project)
     for program in PROGRAMS.iterdir():
         (project / program.name).write_text(program.read_text())
     for number, text in enumerate(guide()):
         (project / f"guide_{number}.mts").write_text(text)
+    return project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, tarballs: dict[str, Path]) -> Path:
+    """A project without anything but the packed client and what it depends on."""
+    return fresh(tmp_path_factory.mktemp("project"), *tarballs.values())
+
+
+@pytest.fixture(scope="module")
+def linked(tmp_path_factory: pytest.TempPathFactory, tarballs: dict[str, Path]) -> Path:
+    """A project of which npm has made a link to the client, whose own packages it does not see."""
+    project = fresh(tmp_path_factory.mktemp("linked"), *(tarballs[name] for name in TYPESCRIPT), CLIENT)
+    assert (project / "node_modules" / "metamorph-client").is_symlink()
+    assert not (project / "node_modules" / "@bufbuild").exists()
     return project
 
 
@@ -72,11 +91,15 @@ def compile_in(project: Path, name: str, *files: str, **options: Any) -> Path:
     return project / name
 
 
+def compiled_for_node(project: Path) -> Path:
+    programs = ["module.mts", "common.cts", *(f"guide_{number}.mts" for number in range(len(guide())))]
+    return compile_in(project, "nodenext", *programs, module="nodenext")
+
+
 @pytest.fixture(scope="module")
 def compiled(project: Path) -> Path:
     """The programs as Node runs them."""
-    programs = ["module.mts", "common.cts", *(f"guide_{number}.mts" for number in range(len(guide())))]
-    return compile_in(project, "nodenext", *programs, module="nodenext")
+    return compiled_for_node(project)
 
 
 async def output(program: Path, *options: str, **variables: str) -> str:
@@ -94,18 +117,30 @@ async def output(program: Path, *options: str, **variables: str) -> str:
     return out.decode()
 
 
+MODULE_PRINTS = [
+    "turnStarted turnFinished",
+    "1",
+    "string",
+    "true",
+    "NOT_FOUND SESSION_NOT_FOUND none",
+    "CANCELLED false enough",
+    "false",
+    "true true",
+    "true",
+    "google.rpc.ErrorInfo metamorph.chat.v1.Tool metamorph.chat.v1.ThinkingConfig",
+]
+
+
 async def test_a_strict_module_uses_what_the_package_exports(compiled: Path, running: Serving) -> None:
     caller = {"METAMORPH_TARGET": running.target, "METAMORPH_TOKEN": mint()}
-    assert (await output(compiled / "module.mjs", **caller)).splitlines() == [
-        "turnStarted turnFinished",
-        "1",
-        "string",
-        "true",
-        "NOT_FOUND SESSION_NOT_FOUND none",
-        "CANCELLED false",
-        "false",
-        "google.rpc.ErrorInfo metamorph.chat.v1.Tool metamorph.chat.v1.ThinkingConfig",
-    ]
+    assert (await output(compiled / "module.mjs", **caller)).splitlines() == MODULE_PRINTS
+
+
+async def test_a_linked_client_is_all_that_a_strict_project_needs(linked: Path, running: Serving) -> None:
+    caller = {"METAMORPH_TARGET": running.target, "METAMORPH_TOKEN": mint()}
+    compiled = compiled_for_node(linked)
+    assert (await output(compiled / "module.mjs", **caller)).splitlines() == MODULE_PRINTS
+    assert await output(compiled / "common.cjs", **caller) == "acme\n"
 
 
 async def test_a_program_of_commonjs_has_the_same_client(compiled: Path, running: Serving) -> None:
@@ -134,11 +169,43 @@ async def test_programs_of_the_guide_run(compiled: Path, running: Serving) -> No
     assert all(printed)
 
 
-async def test_a_browser_has_the_messages_and_is_told_what_to_do_about_the_client(project: Path) -> None:
-    said, found = (await output(project / "browser.mjs", "--conditions=browser")).splitlines()
+def bundled_for_browsers(program: Path) -> Path:
+    """Returns what a bundler makes of a program. It refuses what browsers do not have, such as Node's modules."""
+    bundler = CLIENT / "node_modules" / ".bin" / "esbuild"
+    require("node", hint="install Node 20, then `make tools`", installed=bundler)
+    bundle = program.with_name("bundle.mjs")
+    options = ("--bundle", "--platform=browser", "--format=esm", f"--outfile={bundle}", "--log-level=warning")
+    run(bundler, program, *options, cwd=program.parent)
+    return bundle
+
+
+@pytest.mark.parametrize("bundling", [True, False], ids=["bundled", "conditions"])
+async def test_a_browser_has_the_messages_and_is_told_what_to_do_about_the_client(
+    project: Path, *, bundling: bool
+) -> None:
+    program = project / "browser.mjs"
+    printed = await (output(bundled_for_browsers(program)) if bundling else output(program, "--conditions=browser"))
+    said, found = printed.splitlines()
     assert re.search("runs in Node.*a service of yours.*server-sent events", said)
     count = run("node", "--eval", 'console.log(Object.keys(require("metamorph-client")).length)', cwd=project)
     assert found == f"NOT_FOUND: no session x {count.strip()}"
+
+
+async def test_a_stream_that_is_left_is_cancelled_at_the_server(project: Path) -> None:
+    cancelled = "8"  # RFC 9113, section 7.
+    printed = (await output(project / "leaving.mjs")).splitlines()
+    assert printed == [cancelled, cancelled, cancelled, f"true {cancelled}"]
+
+
+async def test_a_request_that_cannot_be_encoded_is_a_type_error_at_once(project: Path, running: Serving) -> None:
+    program = project / "unencodable.cjs"
+    program.write_text(
+        'const { MetamorphClient } = require("metamorph-client");\n'
+        "const client = new MetamorphClient(process.env.METAMORPH_TARGET, { onRetry: console.log });\n"
+        'client.follow("turn_1", NaN).catch((error) => console.log(String(error))).finally(() => client.close());\n'
+    )
+    said = await output(program, METAMORPH_TARGET=running.target)
+    assert re.fullmatch(r"TypeError: the request cannot be encoded: .*after_sequence.*NaN\n", said)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +224,7 @@ async def test_a_bad_target_is_refused_with_the_right_forms(project: Path, targe
 
 
 def test_every_generated_file_is_exported() -> None:
-    generated = ROOT / "clients" / "typescript" / "src" / "gen"
+    generated = CLIENT / "src" / "gen"
     files = {f"./{path.relative_to(generated).with_suffix('.js')}" for path in generated.rglob("*_pb.ts")}
     exported = set(re.findall(r'export \* from "(.+)";', (generated / "index.ts").read_text()))
     assert exported == files

@@ -25,7 +25,7 @@ from tests.support.serving import Serving, asking
 from tests.support.tokens import mint
 
 # Recipes that are still to take Idempotency-Key.
-LATER = ("express", "nethttp")
+LATER = ("nethttp",)
 WORDS = tuple(f"word {number} " for number in range(8))
 
 

@@ -18,7 +18,7 @@ interface Transferring {
   signal?: AbortSignal | undefined;
 }
 
-/** Returns the attachment of what is uploaded. Throws MetamorphError. */
+/** Returns the attachment of what is uploaded. Throws MetamorphError, and what the source throws when it is read. */
 export async function uploaded(
   source: Source,
   mediaType: string,
@@ -26,10 +26,13 @@ export async function uploaded(
 ): Promise<Attachment> {
   const options = signal ? { signal } : {};
   const content = typeof source === "string" ? await readFile(source) : source;
+  let fault: { error: unknown } | undefined;
   for (;;) {
+    const pieces = content instanceof Uint8Array ? [content] : read(content, (error) => (fault = { error }));
     try {
-      return (await chat.uploadAttachment(requests(content, mediaType), options)).attachment!;
+      return (await chat.uploadAttachment(requests(pieces, mediaType), options)).attachment!;
     } catch (error) {
+      if (fault) throw fault.error;
       // A stream is used up.
       if (!(content instanceof Uint8Array)) throw error;
       await patience.wait(error, signal);
@@ -37,12 +40,21 @@ export async function uploaded(
   }
 }
 
+async function* read<T>(source: Iterable<T> | AsyncIterable<T>, onFault: (error: unknown) => void): AsyncGenerator<T> {
+  try {
+    yield* source;
+  } catch (error) {
+    onFault(error);
+    throw error;
+  }
+}
+
 async function* requests(
-  content: Exclude<Source, string>,
+  pieces: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
   mediaType: string,
 ): AsyncGenerator<MessageInitShape<typeof UploadAttachmentRequestSchema>> {
   yield { part: { case: "header", value: { mediaType } } };
-  for await (const piece of content instanceof Uint8Array ? [content] : content) {
+  for await (const piece of pieces) {
     for (let start = 0; start < piece.length; start += CHUNK_BYTES) {
       yield { part: { case: "chunk", value: piece.subarray(start, start + CHUNK_BYTES) } };
     }

@@ -1,8 +1,24 @@
-import { setTimeout } from "node:timers/promises";
-import type { DescMessage, DescMethod, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
-import { ConnectError, type ContextValues, type StreamResponse, type Transport, type UnaryResponse } from "@connectrpc/connect";
-import { aborted, MetamorphError, type StatusCode } from "./errors.js";
+import type {
+  DescMessage,
+  DescMethod,
+  DescMethodStreaming,
+  DescMethodUnary,
+  DescService,
+  MessageInitShape,
+} from "@bufbuild/protobuf";
+import {
+  type CallOptions,
+  type Client,
+  ConnectError,
+  type ContextValues,
+  createClient,
+  type StreamResponse,
+  type Transport,
+  type UnaryResponse,
+} from "@connectrpc/connect";
+import { MetamorphError, type StatusCode, TOKEN_REASONS } from "./errors.js";
 import { channel } from "./gen/channel.js";
+import { type Running, Task } from "./running.js";
 
 type Awaitable<T> = T | Promise<T>;
 type Text = string | null | undefined;
@@ -17,6 +33,11 @@ export class Identity {
   constructor(token: Token, vault: string | undefined) {
     this.#token = token;
     this.#vault = vault;
+  }
+
+  /** Whether another call may have another token. */
+  get renews(): boolean {
+    return typeof this.#token === "function";
   }
 
   /** Returns the headers of a call, with the client's identity unless they have one. Throws TypeError for what is no text. */
@@ -39,6 +60,12 @@ const [FIRST_BACKOFF_MS, LONGEST_BACKOFF_MS] = [retryPolicy.initialBackoff, retr
   (seconds) => parseFloat(seconds) * 1000,
 ) as [number, number];
 
+interface Asked {
+  attempts: number;
+  timeoutMs: number | undefined;
+  header: HeadersInit | undefined;
+}
+
 /**
  * Makes the calls of stubs, each identified, and repeated as the service config says, which gRPC's own clients do by
  * themselves: until the first byte of a response. Throws MetamorphError.
@@ -47,14 +74,16 @@ export class Calls implements Transport {
   readonly #wire: Transport;
   readonly #identity: Identity;
   readonly #timeoutMs: number;
+  readonly #running: Running;
 
-  constructor(wire: Transport, identity: Identity, timeoutMs: number) {
+  constructor(wire: Transport, identity: Identity, timeoutMs: number, running: Running) {
     this.#wire = wire;
     this.#identity = identity;
     this.#timeoutMs = timeoutMs;
+    this.#running = running;
   }
 
-  unary<I extends DescMessage, O extends DescMessage>(
+  async unary<I extends DescMessage, O extends DescMessage>(
     method: DescMethodUnary<I, O>,
     signal: AbortSignal | undefined,
     timeoutMs: number | undefined,
@@ -62,11 +91,15 @@ export class Calls implements Transport {
     input: MessageInitShape<I>,
     contextValues?: ContextValues,
   ): Promise<UnaryResponse<I, O>> {
-    const made = async (left: number | undefined) => {
-      const headers = await this.#identity.identified(header);
-      return this.#wire.unary(method, signal, left, headers, input, contextValues);
-    };
-    return repeated(method, made, signal, timeoutMs ?? this.#timeoutMs);
+    const task = this.#running.begin(signal);
+    try {
+      const asked = { attempts: attemptsOf(method), timeoutMs: timeoutMs ?? this.#timeoutMs, header };
+      return await this.#repeated(task, asked, (leftMs, headers) =>
+        this.#wire.unary(method, task.signal, leftMs, headers, input, contextValues),
+      );
+    } finally {
+      task.end();
+    }
   }
 
   async stream<I extends DescMessage, O extends DescMessage>(
@@ -77,72 +110,106 @@ export class Calls implements Transport {
     input: AsyncIterable<MessageInitShape<I>>,
     contextValues?: ContextValues,
   ): Promise<StreamResponse<I, O>> {
-    // Ends the call if the loop over its responses is left.
-    const left = new AbortController();
-    const either = signal ? AbortSignal.any([signal, left.signal]) : left.signal;
-    // Several requests are not kept, so they cannot be sent again.
-    const kept = method.methodKind === "server_streaming" ? await all(input) : undefined;
-    const made = async (milliseconds: number | undefined) => {
-      const headers = await this.#identity.identified(header);
-      const requests = kept ? asyncOf(kept) : input;
-      return this.#wire.stream(method, either, milliseconds, headers, requests, contextValues);
-    };
-    const response = await (kept
-      ? repeated(method, made, signal, timeoutMs)
-      : made(timeoutMs).catch((error) => {
-          throw failed(error, signal);
-        }));
-    return { ...response, message: responses(response.message, signal, left) };
-  }
-}
-
-async function* responses<T>(messages: AsyncIterable<T>, signal: AbortSignal | undefined, left: AbortController) {
-  try {
-    yield* messages;
-  } catch (error) {
-    throw failed(error, signal);
-  } finally {
-    left.abort();
-  }
-}
-
-async function repeated<T>(
-  method: DescMethod,
-  made: (leftMs: number | undefined) => Promise<T>,
-  signal: AbortSignal | undefined,
-  timeoutMs: number | undefined,
-): Promise<T> {
-  const began = performance.now();
-  const attempts = REPEATABLE.has(`${method.parent.typeName}/${method.name}`) ? retryPolicy.maxAttempts : 1;
-  for (let attempt = 1; ; attempt++) {
-    // A whole number of at most eight digits.
-    const leftMs = timeoutMs && Math.min(Math.max(1, Math.ceil(timeoutMs - (performance.now() - began))), 99_999_999);
+    const task = this.#running.begin(signal);
     try {
-      return await made(leftMs);
-    } catch (thrown) {
-      const error = failed(thrown, signal);
-      const again = error instanceof MetamorphError && RETRIED.has(error.code) && error.resumable;
-      const backoff = FIRST_BACKOFF_MS * retryPolicy.backoffMultiplier ** (attempt - 1);
-      const delay = Math.random() * Math.min(backoff, LONGEST_BACKOFF_MS);
-      if (!again || attempt === attempts || (leftMs && delay > leftMs)) throw error;
-      await pause(delay, signal);
+      // Several requests are not kept, so they cannot be sent again.
+      const kept = method.methodKind === "server_streaming" ? await all(input) : undefined;
+      const asked = { attempts: kept ? attemptsOf(method) : 1, timeoutMs, header };
+      const response = await this.#repeated(task, asked, (leftMs, headers) =>
+        this.#wire.stream(method, task.signal, leftMs, headers, kept ? asyncOf(kept) : input, contextValues),
+      );
+      return { ...response, message: this.#responses(response.message, task) };
+    } catch (error) {
+      task.end();
+      throw error;
     }
   }
-}
 
-/** Resolves after a time. Throws MetamorphError if the signal is aborted before. */
-export async function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
-  try {
-    await setTimeout(milliseconds, undefined, { signal });
-  } catch (error) {
-    throw failed(error, signal);
+  async *#responses<T>(messages: AsyncIterable<T>, task: Task): AsyncGenerator<T> {
+    try {
+      yield* messages;
+    } catch (error) {
+      throw this.#failed(error, task);
+    } finally {
+      task.end();
+    }
+  }
+
+  async #repeated<T>(
+    task: Task,
+    { attempts, timeoutMs, header }: Asked,
+    made: (leftMs: number | undefined, headers: Headers) => Promise<T>,
+  ): Promise<T> {
+    const began = performance.now();
+    const left = () => timeoutMs && milliseconds(timeoutMs - (performance.now() - began));
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const identified = this.#identity.identified(header);
+        // Streams have no deadline, and yet none waits for ever for its token.
+        const longest = left() || milliseconds(this.#timeoutMs || Infinity);
+        const headers = await task.within(longest, "the function that returns the token", identified);
+        return await made(left(), headers);
+      } catch (thrown) {
+        const error = this.#failed(thrown, task);
+        const again = error instanceof MetamorphError && RETRIED.has(error.code) && error.resumable;
+        const backoff = FIRST_BACKOFF_MS * retryPolicy.backoffMultiplier ** (attempt - 1);
+        const delay = Math.random() * Math.min(backoff, LONGEST_BACKOFF_MS);
+        if (!again || attempt === attempts || delay > (left() || Infinity)) throw error;
+        await this.#running.pause(delay, task.signal);
+      }
+    }
+  }
+
+  #failed(thrown: unknown, task: Task): unknown {
+    // Connect's words for a request that is no message of its type.
+    if (thrown instanceof ConnectError && thrown.rawMessage.startsWith("serialize binary: ")) {
+      return new TypeError(`the request cannot be encoded: ${thrown.rawMessage.slice("serialize binary: ".length)}`);
+    }
+    const error = task.failed(thrown);
+    const refused = error instanceof MetamorphError && TOKEN_REASONS.has(error.reason);
+    if (!refused || this.#identity.renews) return error;
+    // The same token would be refused again.
+    return new MetamorphError(error.code, error.message, { ...error, resumable: false, cause: error.cause });
   }
 }
 
-// What no call has thrown, such as an error of the function that returns tokens, stays what it is.
-function failed(error: unknown, signal: AbortSignal | undefined): unknown {
-  if (signal?.aborted) return aborted(signal);
-  return error instanceof ConnectError ? MetamorphError.from(error) : error;
+/** Returns the stub of a service. Leaving the loop over the responses of a call ends it, as connect's own stubs do not. */
+export function stub<S extends DescService>(service: S, calls: Calls): Client<S> {
+  const made = createClient(service, calls) as Record<string, unknown>;
+  for (const { localName, methodKind } of service.methods) {
+    if (methodKind !== "server_streaming") continue;
+    const call = made[localName] as (request: unknown, options: CallOptions) => AsyncIterable<unknown>;
+    made[localName] = (request: unknown, options: CallOptions = {}) => {
+      const task = new Task(options.signal);
+      return leavable(call(request, { ...options, signal: task.signal }), task);
+    };
+  }
+  return made as Client<S>;
+}
+
+function leavable<T>(responses: AsyncIterable<T>, task: Task): AsyncIterable<T> {
+  const iterator = responses[Symbol.asyncIterator]();
+  const over = { done: true as const, value: undefined };
+  const next = async () => {
+    try {
+      const result = await iterator.next();
+      if (result.done) task.end();
+      return result;
+    } catch (error) {
+      task.end();
+      throw error;
+    }
+  };
+  return { [Symbol.asyncIterator]: () => ({ next, return: async () => (task.end(), over) }) };
+}
+
+function attemptsOf({ parent, name }: DescMethod): number {
+  return REPEATABLE.has(`${parent.typeName}/${name}`) ? retryPolicy.maxAttempts : 1;
+}
+
+// A whole number of at most eight digits, as gRPC has them.
+function milliseconds(time: number): number {
+  return Math.min(Math.max(1, Math.ceil(time)), 99_999_999);
 }
 
 async function all<T>(items: AsyncIterable<T>): Promise<T[]> {

@@ -1,9 +1,9 @@
+import { randomUUID } from "node:crypto";
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { type CallOptions, type Client, Code, ConnectError, createClient } from "@connectrpc/connect";
-import { createGrpcTransport } from "@connectrpc/connect-node";
+import type { CallOptions, Client } from "@connectrpc/connect";
 import { downloaded, type Source, uploaded } from "./attachments.js";
-import { Calls, Identity, type Token } from "./calls.js";
-import { type Connection, connection, type TLS } from "./connection.js";
+import { Calls, Identity, stub, type Token } from "./calls.js";
+import type { TLS } from "./connection.js";
 import { blocks, type Content } from "./content.js";
 import type { MetamorphError } from "./errors.js";
 import { AdminService } from "./gen/metamorph/admin/v1/admin_service_pb.js";
@@ -23,7 +23,8 @@ import type { Turn, TurnEvent, TurnFinished } from "./gen/metamorph/chat/v1/turn
 import type { Memory } from "./gen/metamorph/vault/v1/memory_pb.js";
 import { type ListMemoriesRequestSchema, VaultService } from "./gen/metamorph/vault/v1/vault_service_pb.js";
 import { checkPaged, each, type ItemOf, type Page } from "./pages.js";
-import { Patience, Reply, resuming } from "./replies.js";
+import { Reply, resuming, type Streamed, type Streams } from "./replies.js";
+import { Shared } from "./sharing.js";
 import { offered, results, type ToolFunction } from "./tools.js";
 
 export interface ClientOptions {
@@ -59,12 +60,12 @@ export interface SendOptions extends ReplyOptions {
 }
 
 export interface NewSession {
-  title?: string;
-  model?: string;
-  systemPrompt?: string;
-  metadata?: Record<string, string>;
-  labels?: Record<string, string>;
-  requestId?: string;
+  title?: string | undefined;
+  model?: string | undefined;
+  systemPrompt?: string | undefined;
+  metadata?: Record<string, string> | undefined;
+  labels?: Record<string, string> | undefined;
+  requestId?: string | undefined;
 }
 
 type Unary<I, O> = (request: I, options?: CallOptions) => Promise<O>;
@@ -84,27 +85,43 @@ export class MetamorphClient {
   readonly chat: Client<typeof ChatService>;
   readonly vault: Client<typeof VaultService>;
   readonly admin: Client<typeof AdminService>;
-  readonly #connection: Connection;
-  readonly #patience: () => Patience;
+  readonly #shared: Shared;
+  readonly #owns: boolean;
+  readonly #streams: Streams;
 
-  constructor(target = "localhost:50051", options: ClientOptions = {}) {
-    const { token, tls = false, vault, timeoutMs = 60_000, giveUpAfterMs = 120_000, onRetry = () => {} } = options;
-    this.#connection = connection(target, tls);
-    this.#patience = () => new Patience(giveUpAfterMs, onRetry);
-    const calls = new Calls(createGrpcTransport(this.#connection), new Identity(token, vault), timeoutMs);
-    this.chat = createClient(ChatService, calls);
-    this.vault = createClient(VaultService, calls);
-    this.admin = createClient(AdminService, calls);
+  constructor(target?: string, options?: ClientOptions);
+  /** @internal */
+  constructor(shared: Shared, options: Pick<ClientOptions, "token">);
+  constructor(target: string | Shared = "localhost:50051", options: ClientOptions = {}) {
+    const { token, vault, tls = false, timeoutMs = 60_000, giveUpAfterMs = 120_000, onRetry = () => {} } = options;
+    this.#owns = !(target instanceof Shared);
+    this.#shared = target instanceof Shared ? target : new Shared({ target, tls, timeoutMs, giveUpAfterMs, onRetry });
+    const calls = this.#shared.calls(new Identity(token, vault));
+    this.chat = stub(ChatService, calls);
+    this.vault = stub(VaultService, calls);
+    this.admin = stub(AdminService, calls);
+    this.#streams = { chat: this.chat, patience: this.#shared.patience };
   }
 
-  /** Ends the connection, and what goes on over it. Turns go on. */
+  /**
+   * Returns a client that sends another token over the same connection, as a server has for each of its requests. It has
+   * this client's options except `vault`. It is closed with this client: closing it does nothing.
+   */
+  withToken(token: Token): MetamorphClient {
+    return new MetamorphClient(this.#shared, { token });
+  }
+
+  /**
+   * Ends the connection. What goes on over it, and every further call, throws MetamorphError with the code CANCELLED. Turns
+   * go on.
+   */
   close(): void {
-    this.#connection.sessionManager.abort(new ConnectError("the client was closed", Code.Canceled));
+    if (this.#owns) this.#shared.close();
   }
 
   /** Creates a session. Throws MetamorphError. */
-  async createSession({ requestId = crypto.randomUUID(), ...session }: NewSession = {}): Promise<Session> {
-    return (await this.chat.createSession({ session, requestId })).session!;
+  async createSession({ requestId, ...session }: NewSession = {}): Promise<Session> {
+    return (await this.chat.createSession({ session: given(session), requestId: idOf(requestId) })).session!;
   }
 
   /**
@@ -112,7 +129,7 @@ export class MetamorphClient {
    * refuses it, so that nothing has started, or cannot be reached in time.
    */
   start(sessionId: string, content: Content, options: SendOptions = {}): Promise<Reply> {
-    return Reply.begin(this.send(sessionId, content, options), (turnId) => this.cancel(turnId));
+    return Reply.started(this.#streams, this.#sent(sessionId, content, options));
   }
 
   /**
@@ -122,22 +139,22 @@ export class MetamorphClient {
    * be followed with `follow`.
    */
   async *send(sessionId: string, content: Content, options: SendOptions = {}): AsyncGenerator<TurnEvent, void> {
-    const { signal, requestId = crypto.randomUUID(), ...more } = options;
-    const request = { sessionId, content: blocks(content), requestId, ...given(more) };
-    yield* this.#events({ start: (call: CallOptions) => this.chat.sendMessage(request, call), signal });
+    yield* resuming(this.#streams, this.#sent(sessionId, content, options));
   }
 
   /** Returns another reply to a user's message, once its turn is stored. Throws the errors of `start`. */
   regenerate(userMessageId: string, options: ReplyOptions = {}): Promise<Reply> {
-    const { signal, requestId = crypto.randomUUID(), ...more } = options;
-    const request = { userMessageId, requestId, ...given(more) };
-    const start = (call: CallOptions) => this.chat.regenerateReply(request, call);
-    return Reply.begin(this.#events({ start, signal }), (turnId) => this.cancel(turnId));
+    const { signal, requestId, ...more } = options;
+    const request = { userMessageId, requestId: idOf(requestId), ...given(more) };
+    return Reply.started(this.#streams, { start: (call) => this.chat.regenerateReply(request, call), signal });
   }
 
-  /** Yields a turn's events after a sequence, to its end. Throws the errors of `send`. */
-  follow(turnId: string, afterSequence = 0, { signal }: Abortable = {}): AsyncGenerator<TurnEvent, void> {
-    return this.#events({ turnId, afterSequence, signal });
+  /**
+   * Returns a turn's reply after a sequence, once the server streams it: nothing but the end of the stream, if that was its
+   * last event. Throws MetamorphError if the server refuses it, such as for a turn that there is not.
+   */
+  follow(turnId: string, afterSequence = 0, { signal }: Abortable = {}): Promise<Reply> {
+    return Reply.followed(this.#streams, { turnId, afterSequence, signal });
   }
 
   /** Stops a turn and returns it once it has ended. Does nothing to one that has ended. Throws MetamorphError. */
@@ -176,7 +193,7 @@ export class MetamorphClient {
    * be read twice.
    */
   upload(source: Source, { mediaType, signal }: { mediaType: string } & Abortable): Promise<Attachment> {
-    return uploaded(source, mediaType, { chat: this.chat, patience: this.#patience(), signal });
+    return uploaded(source, mediaType, { chat: this.chat, patience: this.#shared.patience(), signal });
   }
 
   /**
@@ -184,7 +201,7 @@ export class MetamorphClient {
    * their size or SHA-256 is not the attachment's.
    */
   download(attachmentId: string, { signal }: Abortable = {}): AsyncGenerator<Uint8Array, void> {
-    return downloaded(attachmentId, { chat: this.chat, patience: this.#patience(), signal });
+    return downloaded(attachmentId, { chat: this.chat, patience: this.#shared.patience(), signal });
   }
 
   /** Yields sessions, newest activity first, over as many pages as there are. Throws MetamorphError. */
@@ -233,9 +250,16 @@ export class MetamorphClient {
     return each((pageToken) => method({ ...request, ...(pageToken && { pageToken }) }, options));
   }
 
-  #events(from: Pick<Parameters<typeof resuming>[0], "start" | "turnId" | "afterSequence" | "signal">) {
-    return resuming({ chat: this.chat, patience: this.#patience(), ...from });
+  #sent(sessionId: string, content: Content, options: SendOptions): Streamed {
+    const { signal, requestId, ...more } = options;
+    const request = { sessionId, content: blocks(content), requestId: idOf(requestId), ...given(more) };
+    return { start: (call) => this.chat.sendMessage(request, call), signal };
   }
+}
+
+// None is the same as an empty one.
+function idOf(requestId: string | undefined): string {
+  return requestId || randomUUID();
 }
 
 // Without what is undefined, which a message's init would take for a value.

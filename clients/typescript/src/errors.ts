@@ -37,8 +37,10 @@ export interface Violation {
 
 // What ends with one of these can be resumed, because the turn may still be running.
 const RESUMABLE = new Set<StatusCode>(["UNAVAILABLE", "INTERNAL", "UNKNOWN", "CANCELLED", "DEADLINE_EXCEEDED"]);
-// A new token helps with the first two, and waiting with the others.
-const RESUMABLE_REASONS = new Set(["TOKEN_EXPIRED", "TOKEN_REVOKED", "RATE_LIMITED", "READER_TOO_SLOW", "STORE_BUSY"]);
+/** The reasons with which a new token helps. */
+export const TOKEN_REASONS: ReadonlySet<string> = new Set(["TOKEN_EXPIRED", "TOKEN_REVOKED"]);
+// Waiting helps with the others.
+const RESUMABLE_REASONS = new Set([...TOKEN_REASONS, "RATE_LIMITED", "READER_TOO_SLOW", "STORE_BUSY"]);
 // What Node says of a handshake that no further attempt can change, and what that means.
 const TLS_FAULTS: readonly (readonly [RegExp, string])[] = [
   [/ALERT.*CERT|ALERT_UNKNOWN_CA/, "the server wants another certificate of the client: give `cert` and `key` of `tls`"],
@@ -106,11 +108,6 @@ export class MetamorphError extends Error {
     const message = error instanceof Error ? error.message : String(error);
     return new MetamorphError(aborted ? "CANCELLED" : "UNKNOWN", message, { resumable: false, cause: error });
   }
-}
-
-/** Returns the error of a call that its caller aborted. */
-export function aborted(signal: AbortSignal): MetamorphError {
-  return new MetamorphError("CANCELLED", "the call was aborted", { resumable: false, cause: signal.reason });
 }
 
 /** Returns the error of a stream that has ended OK, or goes on, without an event that it must have. */

@@ -2,26 +2,23 @@
 //
 // The cookie `token` is the user's own token, such as token_exchange.py sets. Each call passes it on, so that the server
 // decides what this user may do, and in which vault. In dev mode there need not be one.
-import { AsyncLocalStorage } from "node:async_hooks";
 import { fileURLToPath } from "node:url";
-import { toJsonString } from "@bufbuild/protobuf";
-import express, { type ErrorRequestHandler } from "express";
-import { MetamorphClient, MetamorphError, TurnEventSchema, TurnStatus } from "metamorph-client";
+import express, { type ErrorRequestHandler, type Request } from "express";
+import { MetamorphClient, MetamorphError, toJsonString, TurnEventSchema, TurnStatus } from "metamorph-client";
 
 const STATUSES: Partial<Record<string, number>> = {
-  INVALID_ARGUMENT: 422, UNAUTHENTICATED: 401, PERMISSION_DENIED: 403, NOT_FOUND: 404,
-  FAILED_PRECONDITION: 409, ABORTED: 409, RESOURCE_EXHAUSTED: 429, UNAVAILABLE: 503,
+  INVALID_ARGUMENT: 422, ALREADY_EXISTS: 422, OUT_OF_RANGE: 422, UNAUTHENTICATED: 401, PERMISSION_DENIED: 403,
+  NOT_FOUND: 404, FAILED_PRECONDITION: 409, ABORTED: 409, RESOURCE_EXHAUSTED: 429, UNAVAILABLE: 503,
 };
 const LONGEST_TEXT = 8000;
 const { METAMORPH_TARGET = "localhost:50051", PORT = "8000" } = process.env;
 
-const token = new AsyncLocalStorage<string>();
-const client = new MetamorphClient(METAMORPH_TARGET, { token: () => token.getStore() ?? "", giveUpAfterMs: 20_000 });
+// One connection for all users. It has no token of its own: nobody's request may become the service's.
+const connection = new MetamorphClient(METAMORPH_TARGET, { giveUpAfterMs: 20_000 });
+const clientOf = (request: Request) =>
+  connection.withToken(/(?:^|;\s*)token=([^;]*)/.exec(request.headers.cookie ?? "")?.[1]);
 const app = express();
 app.use(express.json({ limit: "64kb" }));
-app.use((request, _response, next) => {
-  token.run(/(?:^|;\s*)token=([^;]*)/.exec(request.headers.cookie ?? "")?.[1] ?? "", next);
-});
 
 app.post("/replies", async (request, response) => {
   const { text, session_id } = request.body ?? {};
@@ -29,17 +26,22 @@ app.post("/replies", async (request, response) => {
     response.status(422).json({ reason: "", message: `text must have 1 to ${LONGEST_TEXT} characters` });
     return;
   }
-  const sessionId = typeof session_id === "string" && session_id ? session_id : (await client.createSession()).sessionId;
+  const client = clientOf(request);
+  // Of a browser that repeats a request whose answer was lost: it takes effect once.
+  const requestId = request.get("idempotency-key")?.replace(/^"|"$/g, "");
+  const given = typeof session_id === "string" && session_id;
+  const sessionId = given || (await client.createSession({ requestId })).sessionId;
   const left = new AbortController();
-  const { turnId } = await client.start(sessionId, text, { signal: left.signal });
+  const { turnId } = await client.start(sessionId, text, { requestId, signal: left.signal });
   left.abort(); // This stream only. The turn goes on.
   response.status(201).json({ session_id: sessionId, turn_id: turnId });
 });
 
 app.get("/replies/:turnId", async (request, response) => {
   const { turnId } = request.params;
-  const [seen, sequence] = (request.get("last-event-id") ?? "").split(":");
-  const after = seen === turnId ? Number(sequence) : 0;
+  const client = clientOf(request);
+  const [seen, sequence = ""] = (request.get("last-event-id") ?? "").split(":");
+  const after = seen === turnId && /^\d{1,9}$/.test(sequence) ? Number(sequence) : 0;
   const { turn } = await client.chat.getTurn({ turnId });
   if (turn!.status !== TurnStatus.RUNNING && after >= turn!.lastSequence) {
     response.status(204).end(); // Nothing is left: the browser asks no more.
@@ -47,10 +49,11 @@ app.get("/replies/:turnId", async (request, response) => {
   }
   const left = new AbortController();
   response.on("close", () => left.abort()); // This stream only. The turn goes on.
+  const reply = await client.follow(turnId, after, { signal: left.signal });
   response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no" });
   response.flushHeaders();
   try {
-    for await (const event of client.follow(turnId, after, { signal: left.signal })) {
+    for await (const event of reply) {
       response.write(`id: ${turnId}:${event.sequence}\ndata: ${toJsonString(TurnEventSchema, event)}\n\n`);
     }
   } catch {
@@ -60,7 +63,7 @@ app.get("/replies/:turnId", async (request, response) => {
 });
 
 app.delete("/replies/:turnId", async (request, response) => {
-  await client.cancel(request.params.turnId);
+  await clientOf(request).cancel(request.params.turnId);
   response.status(204).end();
 });
 

@@ -16,12 +16,14 @@ const LISTS = {
   search_messages: ["searchMessages", metamorph.MessageMatchSchema],
 };
 
-let client, retries, tokens, replies, downloads;
+let client, others, retries, tokens, replies, downloads;
 forget();
 
 function forget() {
-  [retries, tokens, replies, downloads] = [[], 0, {}, {}];
+  [others, retries, tokens, replies, downloads] = [{}, [], 0, {}, {}];
 }
+
+const clientOf = ({ by }) => (by === undefined ? client : others[by]);
 
 const DO = {
   connect({ target, token, tls, vault, timeout, give_up_after: giveUpAfter }) {
@@ -37,8 +39,14 @@ const DO = {
     });
     return {};
   },
-  close() {
-    client.close();
+  as({ name, token }) {
+    others[name] = client.withToken(tokenOf(token));
+    return {};
+  },
+  close({ after, ...asked }) {
+    const closing = clientOf(asked);
+    if (after === undefined) closing.close();
+    else setTimeout(after * 1000).then(() => closing.close());
     return {};
   },
   async call(asked) {
@@ -51,23 +59,22 @@ const DO = {
     for await (const response of call(request, calling(asked))) responses.push(toJson(method.output, response));
     return { responses };
   },
-  async create_session({ title, model, system_prompt: systemPrompt, metadata, labels }) {
-    const session = await client.createSession({ title, model, systemPrompt, metadata, labels });
+  async create_session({ title, model, system_prompt: systemPrompt, metadata, labels, by }) {
+    const session = await clientOf({ by }).createSession({ title, model, systemPrompt, metadata, labels });
     return { session: toJson(metamorph.SessionSchema, session) };
   },
   async start(asked) {
-    return begun(asked, await client.start(asked.session_id, contentOf(asked), sending(asked)));
+    return begun(asked, await clientOf(asked).start(asked.session_id, contentOf(asked), sending(asked)));
   },
   send(asked) {
-    replies[asked.reply] = { events: client.send(asked.session_id, contentOf(asked), sending(asked)) };
+    replies[asked.reply] = { events: clientOf(asked).send(asked.session_id, contentOf(asked), sending(asked)) };
     return {};
   },
   async regenerate(asked) {
-    return begun(asked, await client.regenerate(asked.user_message_id, sending(asked)));
+    return begun(asked, await clientOf(asked).regenerate(asked.user_message_id, sending(asked)));
   },
-  follow({ turn_id: turnId, after_sequence: afterSequence, reply }) {
-    replies[reply] = { events: client.follow(turnId, afterSequence) };
-    return {};
+  async follow(asked) {
+    return begun(asked, await clientOf(asked).follow(asked.turn_id, asked.after_sequence));
   },
   async next({ reply, count = Infinity }) {
     const events = [];
@@ -90,31 +97,32 @@ const DO = {
     for await (const part of replies[reply].reply.text()) text += part;
     return { text };
   },
-  async cancel({ reply, turn_id: turnId }) {
-    const turn = await (turnId ? client.cancel(turnId) : replies[reply].reply.cancel());
+  async cancel({ reply, turn_id: turnId, ...asked }) {
+    const turn = await (turnId ? clientOf(asked).cancel(turnId) : replies[reply].reply.cancel());
     return { turn: toJson(metamorph.TurnSchema, turn) };
   },
   async abort({ reply }) {
     await replies[reply].events.return();
     return {};
   },
-  list({ what, session_id: sessionId, query, page_size: pageSize, take }) {
+  list({ what, session_id: sessionId, query, page_size: pageSize, take, by }) {
+    const listing = clientOf({ by });
     const [method, schema] = LISTS[what];
     const first = [sessionId, query].filter((argument) => argument !== undefined);
-    return taken(client[method](...first, { ...(pageSize && { pageSize }) }), schema, take);
+    return taken(listing[method](...first, { ...(pageSize && { pageSize }) }), schema, take);
   },
   pages(asked) {
     const { method, call, request } = stub(asked);
     const list = method.output.fields.find(({ fieldKind, listKind }) => fieldKind === "list" && listKind === "message");
-    return taken(client.pages(call, request), list?.message, asked.take);
+    return taken(clientOf(asked).pages(call, request), list?.message, asked.take);
   },
-  async upload({ path, how, media_type: mediaType }) {
+  async upload({ path, how, media_type: mediaType, by }) {
     const bytes = readFileSync(path);
     const source = { path, data: bytes, stream: piecesOf(bytes) }[how];
-    return { attachment: toJson(metamorph.AttachmentSchema, await client.upload(source, { mediaType })) };
+    return { attachment: toJson(metamorph.AttachmentSchema, await clientOf({ by }).upload(source, { mediaType })) };
   },
-  download({ attachment_id: attachmentId, download }) {
-    downloads[download] = { chunks: client.download(attachmentId), digest: createHash("sha256"), size: 0 };
+  download({ attachment_id: attachmentId, download, by }) {
+    downloads[download] = { chunks: clientOf({ by }).download(attachmentId), digest: createHash("sha256"), size: 0 };
     return {};
   },
   async read({ download, count = Infinity }) {
@@ -131,7 +139,7 @@ const DO = {
   },
   async run_tools(asked) {
     const { tools, seen } = toolsOf(asked.tools);
-    const finished = await client.runTools(asked.session_id, contentOf(asked), tools, {
+    const finished = await clientOf(asked).runTools(asked.session_id, contentOf(asked), tools, {
       ...sending(asked),
       ...(asked.max_rounds !== undefined && { maxRounds: asked.max_rounds }),
     });
@@ -154,9 +162,9 @@ function tlsOf(described) {
   return Object.fromEntries(Object.entries(files).map(([name, path]) => [name, readFileSync(path)]));
 }
 
-function stub({ service, method: name, request }) {
+function stub({ service, method: name, request, by }) {
   const method = SERVICES[service].methods.find((method) => method.name === name);
-  return { method, call: client[service][method.localName], request: fromJson(method.input, request) };
+  return { method, call: clientOf({ by })[service][method.localName], request: fromJson(method.input, request) };
 }
 
 function calling({ timeout, metadata }) {

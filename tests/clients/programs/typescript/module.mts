@@ -1,11 +1,22 @@
-// A strict module, of what the package exports. It prints what it finds.
+// A strict module, of what the package exports, and of nothing else. It prints what it finds.
 import {
+  clone,
   type Content,
+  create,
+  equals,
   ErrorInfoSchema,
+  fromBinary,
+  fromJson,
+  isMessage,
+  type JsonValue,
   MetamorphClient,
   MetamorphError,
   type Session,
+  SessionSchema,
   ThinkingConfigSchema,
+  timestampDate,
+  toBinary,
+  toJson,
   type ToolFunction,
   ToolSchema,
   type TurnEvent,
@@ -49,14 +60,21 @@ try {
 // Abort is not cancel.
 const aborting = new AbortController();
 const aborted = await client.start(session.sessionId, "Hello again", { signal: aborting.signal });
-aborting.abort();
+aborting.abort("enough");
 try {
   await aborted.final();
 } catch (error) {
-  console.log(MetamorphError.from(error).code, MetamorphError.from(error).resumable);
+  const { code, resumable, cause } = MetamorphError.from(error);
+  console.log(code, resumable, cause);
 }
-for await (const event of client.follow(aborted.turnId)) {
+for await (const event of await client.follow(aborted.turnId)) {
   if (event.event.case === "turnFinished") console.log(event.event.value.message?.partial);
 }
+
+// Messages, as JSON and as bytes.
+const json: JsonValue = toJson(SessionSchema, session);
+const copies = [fromJson(SessionSchema, json), fromBinary(SessionSchema, toBinary(SessionSchema, session)), clone(SessionSchema, session)];
+console.log(copies.every((copy) => equals(SessionSchema, copy, session)), isMessage(create(ToolSchema, { name: "add" }), ToolSchema));
+console.log(session.createTime && timestampDate(session.createTime) <= new Date());
 console.log(ErrorInfoSchema.typeName, ToolSchema.typeName, ThinkingConfigSchema.typeName);
 client.close();
