@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from metamorphd.cli.markdown import markdown
 from rich.console import Console
-from rich.markdown import Markdown
 
 from tests.support.command import METAMORPH
 from tests.support.fakes.messages_api import FakeMessagesApi
@@ -55,8 +55,11 @@ has two lines.
 
 > A quote.
 
-A paragraph of several rows, of which the first one ends where its link would not fit, so that it
-is known [later](https://metamorph.example/with/a/long/address) where that is, and `a_name` follows, and **more** words.
+An [address](https://metamorph.example/a_page_of_it) that is long, and
+<https://metamorph.example/b> that is shown as it is.
+
+Here **begins a passage in bold that goes on for more than the eighty columns of this terminal, and ends
+in a later row than the one that it began in**, with `a_name` after it.
 
     indented code
 
@@ -128,9 +131,11 @@ async def test_blocks_look_as_if_the_reply_had_come_at_once(tmp_path: Path, api:
         assert await shown.exit_code() == 0
         rows = await shown.everything()
     at_once = io.StringIO()
-    Console(file=at_once, width=80).print(Markdown(DOCUMENT))
+    Console(file=at_once, width=80).print(markdown(DOCUMENT))
     expected = [row.rstrip() for row in at_once.getvalue().splitlines()]
     assert rows[: len(expected)] == expected
+    assert "An address (https://metamorph.example/a_page_of_it) that is long, and" in rows
+    assert "https://metamorph.example/b that is shown as it is." in rows
 
 
 @asynccontextmanager

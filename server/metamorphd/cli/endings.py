@@ -40,7 +40,7 @@ TLS_HINTS = {
 def failed_call(error: MetamorphError, hints: Mapping[grpc.StatusCode, str]) -> click.ClickException:
     """Returns the end of a command whose call fails: the error, the fields that are invalid, and a hint."""
     violations = (f"{violation.field}: {violation.description}" for violation in error.violations)
-    faults = printable("; ".join([str(error), *violations]))
+    faults = printable("; ".join([f"{error.reason or error.code.name}: {error.message}", *violations]))
     hint = _hint(error, hints)
     return ENDINGS.get(error.code, click.ClickException)(f"{faults}{f' ({hint})' if hint else ''}")
 

@@ -10,8 +10,6 @@ from metamorphd.cli.connection import client_settings, tenant_options
 from metamorphd.cli.sessions import LIMIT
 
 DAY = click.DateTime(["%Y-%m-%d"])
-# Usage is kept by one of these, and by days and models.
-SUBJECTS = {"session", "user", "label"}
 
 
 @click.command()

@@ -41,7 +41,8 @@ def outcome(turn: Turn) -> str:
     return f"{status}: {reason}" if reason else status
 
 
-def _last_active(session: Session) -> Timestamp:
+def last_active(session: Session) -> Timestamp:
+    """Returns when a session had its last message, or was created if it has none. Lists are in this order."""
     return session.last_message_time if session.HasField("last_message_time") else session.create_time
 
 
@@ -63,7 +64,7 @@ def _retirement(model: Model) -> str:
 
 SESSIONS: Sequence[Column[Session]] = (
     Column("session", lambda session: session.session_id),
-    Column("active", lambda session: time_cell(_last_active(session)), numeric=True),
+    Column("active", lambda session: time_cell(last_active(session)), numeric=True),
     Column("messages", lambda session: f"{session.message_count}", numeric=True),
     Column("title", lambda session: f"{session.title}{' (archived)' * session.archived}", gives_way=True),
 )

@@ -1,5 +1,7 @@
 """Markdown from others, as a terminal shows it."""
 
+from collections.abc import Iterable, Iterator
+
 from markdown_it.token import Token
 from rich.markdown import Markdown
 
@@ -7,13 +9,19 @@ from metamorphd.cli.listing import printable
 
 # Rich puts an empty line before a block that has blocks in it, even if nothing precedes it.
 GAP_OF_THEIR_OWN = {"bullet_list_open", "ordered_list_open", "blockquote_open", "table_open"}
+# Marks what is no text of the Markdown's own.
+ADDRESS = "address"
 
 
 def markdown(text: str) -> Markdown:
-    """Returns Markdown with nothing in it that a terminal would obey, not even as an entity of HTML."""
+    """Returns Markdown with nothing in it that a terminal would obey, not even as an entity of HTML.
+
+    Links are followed by their addresses, unless those are what they show.
+    """
     found = Markdown(printable(text))
     for token in found.parsed:
         _clean(token)
+        token.children = token.children and list(_with_addresses(token.children))
     return found
 
 
@@ -21,6 +29,16 @@ def _clean(token: Token) -> None:
     token.content = printable(token.content)
     for child in token.children or ():
         _clean(child)
+
+
+def _with_addresses(tokens: Iterable[Token]) -> Iterator[Token]:
+    address = ""
+    for token in tokens:
+        yield token
+        if token.type == "link_open":
+            address = "" if token.info == "auto" else str(token.attrs["href"])
+        elif token.type == "link_close" and address:
+            yield Token("text", "", 0, content=f" ({address})", meta={ADDRESS: True})
 
 
 def gap_of_its_own(found: Markdown) -> bool:

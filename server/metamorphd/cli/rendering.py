@@ -17,6 +17,8 @@ from metamorphd.models.counted import counted
 
 DRAW_SECONDS = 1 / 12
 DRAWN_CHARACTERS = 20_000
+# Whether one of them ends emphasis or code is decided by what follows it.
+UNDECIDED = "*_`~"
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
@@ -108,7 +110,7 @@ class LiveReply:
 
     def _growing(self) -> list[Row]:
         """Returns the rows of the last block that are not printed, once those are that cannot change any more."""
-        last = markdown(self._unprinted)
+        last = markdown(self._unprinted.rstrip(UNDECIDED))
         rows = after(self._blocks(last), self._printed)
         count = settled(rows, last.parsed)
         if count:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from markdown_it.token import Token
 from rich.segment import Segment
 
+from metamorphd.cli.markdown import ADDRESS
 from metamorphd.cli.redrawing import Row
 
 BAR = "▌"
@@ -78,7 +79,7 @@ def _unsettled(tokens: Sequence[Token]) -> int | None:
     last = next((token for token in reversed(tokens) if token.type in ("inline", "fence", "code_block")), None)
     children = (last and last.children) or []
     for at, child in enumerate(children):
-        if child.type == "text" and (found := UNPAIRED.search(child.content)):
+        if child.type == "text" and ADDRESS not in child.meta and (found := UNPAIRED.search(child.content)):
             later = (each.content for each in children[at + 1 :] if each.type != "html_inline")
             return _visible(child.content[found.start() :]) + sum(map(_visible, later))
     return 0

@@ -11,6 +11,7 @@ from metamorph_client.chat.v1.session_pb2 import Session
 from metamorphd.cli.conversation import Conversation
 from metamorphd.cli.endings import failed_call
 from metamorphd.cli.listing import printable
+from metamorphd.cli.lists import last_active
 from metamorphd.cli.outcomes import cost
 from metamorphd.cli.prompting import prompt_of
 from metamorphd.cli.stopping import Left
@@ -161,6 +162,6 @@ class Talk:
 
 
 def _described(session: Session) -> str:
-    day = session.update_time.ToDatetime().date()
+    day = last_active(session).ToDatetime().date()
     title = " ".join(session.title.split())[:40] or "untitled"
     return f"{title}, {counted(session.message_count, 'message')}, {day}"

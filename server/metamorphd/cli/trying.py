@@ -44,7 +44,6 @@ from metamorphd.store import migrations
 CALL_SECONDS = 10.0
 # Of a text from a server, which may be another one.
 LONGEST_SHOWN = 200
-LOOPBACKS = ("localhost", "127.0.0.1", "::1")
 STATUSES = {
     FINDING_STATUS_OK: FindingStatus.OK,
     FINDING_STATUS_FAILED: FindingStatus.FAILED,
@@ -63,8 +62,7 @@ async def running_findings(*, target: str, http: str, settings: ClientSettings) 
         return findings
     async with MetamorphClient(target, tls=reached.tls) as client:
         skewed = any(each.name == "clock" and each.status is FindingStatus.FAILED for each in findings)
-        local = target.rpartition(":")[0].strip("[]") in LOOPBACKS
-        trial = Trial(client, token=settings.sent_token, local=local, skewed=skewed)
+        trial = Trial(client, token=settings.sent_token, skewed=skewed)
         for part in (trial.authentication, trial.operator, trial.isolation):
             try:
                 findings += [each async for each in part()]
@@ -77,14 +75,12 @@ async def running_findings(*, target: str, http: str, settings: ClientSettings) 
 class Trial:
     """Calls of a server, with tokens that each call carries itself. Parts raise MetamorphError.
 
-    `token` is an operator's, or None. `local` is whether the server is on this machine, `skewed` whether its clock is
-    known to differ.
+    `token` is an operator's, or None. `skewed` is whether the server's clock is known to differ.
     """
 
-    def __init__(self, client: MetamorphClient, *, token: str | None, local: bool, skewed: bool) -> None:
+    def __init__(self, client: MetamorphClient, *, token: str | None, skewed: bool) -> None:
         self._client = client
         self._token = token
-        self._local = local
         self._skewed = skewed
 
     async def authentication(self) -> AsyncIterator[Finding]:
