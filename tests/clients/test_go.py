@@ -25,19 +25,25 @@ IMPORTS = {
     "errors": '"errors"',
     "fmt": '"fmt"',
     "io": '"io"',
+    "http": '"net/http"',
     "log": '"log"',
     "metamorph": f'"{MODULE}/metamorph"',
     "os": '"os"',
+    "strings": '"strings"',
     "time": '"time"',
     "vaultv1": f'vaultv1 "{MODULE}/metamorph/vault/v1"',
 }
 pytestmark = pytest.mark.timeout(300)
 
 
+def _program_of_go() -> str:
+    return require("go", hint="install Go (clients/go/go.mod names the version)")
+
+
 def go(*arguments: str, cwd: Path, environment: Mapping[str, str] | None = None) -> str:
     """Returns the output of a command of Go. Fails the test if it fails."""
     run = subprocess.run(
-        [require("go", hint="install Go (clients/go/go.mod names the version)"), *arguments],
+        [_program_of_go(), *arguments],
         cwd=cwd,
         env={**os.environ, **(environment or {})},
         stdout=subprocess.PIPE,
@@ -77,6 +83,15 @@ def service(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str
 def test_the_tests_of_the_client_pass() -> None:
     race = ["-race"] if shutil.which("gcc") else []
     go("test", *race, "./...", cwd=SOURCE)
+
+
+def test_it_compiles_with_the_oldest_go_that_it_names() -> None:
+    oldest = re.search(r"^go (\S+)$", (SOURCE / "go.mod").read_text(), re.MULTILINE)
+    assert oldest is not None
+    toolchain = {"GOTOOLCHAIN": f"go{oldest[1]}"}
+    if subprocess.run([_program_of_go(), "version"], env=os.environ | toolchain, check=False).returncode != 0:
+        pytest.skip(f"Go {oldest[1]} cannot be downloaded")
+    go("vet", "./metamorph", cwd=SOURCE, environment=toolchain)
 
 
 def test_two_packings_of_the_client_are_the_same(tmp_path: Path) -> None:

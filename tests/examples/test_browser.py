@@ -24,8 +24,6 @@ from tests.support.proxy import CuttingProxy
 from tests.support.serving import Serving, asking
 from tests.support.tokens import mint
 
-# Recipes that are still to take Idempotency-Key.
-LATER = ("nethttp",)
 WORDS = tuple(f"word {number} " for number in range(8))
 
 
@@ -213,13 +211,7 @@ async def test_a_refusal_is_a_status_before_anything_streams(app: App) -> None:
         assert await refusal("GET", f"/replies/{turn_id}") == answer
 
 
-def until_it_has_keys(request: pytest.FixtureRequest) -> None:
-    if any(name in request.node.name for name in LATER):
-        pytest.skip("not yet")
-
-
-async def test_a_message_that_is_repeated_starts_one_turn(app: App, request: pytest.FixtureRequest) -> None:
-    until_it_has_keys(request)
+async def test_a_message_that_is_repeated_starts_one_turn(app: App) -> None:
     key = str(uuid.uuid4())
     message = {"text": "Hello"}
     answers = [
@@ -236,8 +228,7 @@ async def test_a_message_that_is_repeated_starts_one_turn(app: App, request: pyt
     assert (none.status_code, none.json()["reason"]) == (422, "REQUEST_INVALID")
 
 
-async def test_an_event_that_there_is_not_is_a_status(app: App, request: pytest.FixtureRequest) -> None:
-    until_it_has_keys(request)
+async def test_an_event_that_there_is_not_is_a_status(app: App) -> None:
     app.api.default = Reply(WORDS, hold=asyncio.Event())
     turn_id = await app.ask()
     ahead = await app.http.get(f"/replies/{turn_id}", headers={"last-event-id": f"{turn_id}:99"})

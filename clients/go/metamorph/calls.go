@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -22,23 +23,23 @@ func (caller caller) check() error {
 	return errors.Join(printable("token", caller.token), printable("vault", caller.vault))
 }
 
-// identify returns a context whose outgoing metadata identifies the caller.
-func (caller caller) identify(ctx context.Context) (context.Context, error) {
+// identify returns a context whose outgoing metadata identifies the caller, and whether another attempt would have
+// another token.
+func (caller caller) identify(ctx context.Context) (identified context.Context, renews bool, err error) {
 	given, _ := metadata.FromOutgoingContext(ctx)
 	// Not one of each: the server refuses a vault beside a token.
 	if len(given.Get("authorization"))+len(given.Get("x-vault-id")) > 0 {
-		return ctx, nil
+		return ctx, false, nil
 	}
 	token := caller.token
 	if caller.source != nil {
-		fresh, err := caller.source(ctx)
+		token, err = caller.source(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("metamorph: no token: %w", err)
+			return nil, false, fmt.Errorf("metamorph: no token: %w", err)
 		}
-		if err := printable("token", fresh); err != nil {
-			return nil, fmt.Errorf("metamorph: %w", err)
-		}
-		token = fresh
+	}
+	if err := printable("token", token); err != nil {
+		return nil, false, fmt.Errorf("metamorph: %w", err)
 	}
 	if token != "" {
 		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
@@ -46,7 +47,7 @@ func (caller caller) identify(ctx context.Context) (context.Context, error) {
 	if caller.vault != "" {
 		ctx = metadata.AppendToOutgoingContext(ctx, "x-vault-id", caller.vault)
 	}
-	return ctx, nil
+	return ctx, caller.source != nil, nil
 }
 
 // printable returns an error for what gRPC cannot send as metadata.
@@ -61,64 +62,71 @@ func printable(name, value string) error {
 
 // calls makes the calls of stubs: each says who calls, has a deadline if it is unary, and fails with *Error.
 type calls struct {
+	*connection
 	caller  caller
 	timeout time.Duration
 }
 
-func (calls calls) unary(
-	ctx context.Context, method string, request, reply any,
-	connection *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption,
-) error {
+func (calls calls) Invoke(ctx context.Context, method string, request, reply any, options ...grpc.CallOption) error {
+	if calls.isClosed() {
+		return closedError()
+	}
 	if _, ok := ctx.Deadline(); !ok && calls.timeout > 0 {
 		limited, cancel := context.WithTimeout(ctx, calls.timeout)
 		defer cancel()
 		ctx = limited
 	}
-	identified, err := calls.caller.identify(ctx)
+	identified, renews, err := calls.caller.identify(ctx)
 	if err != nil {
 		return err
 	}
 	var header, trailer metadata.MD
-	options = append(options, grpc.Header(&header), grpc.Trailer(&trailer))
-	if err := invoke(identified, method, request, reply, connection, options...); err != nil {
-		return errorOf(err, header, trailer)
+	options = append(slices.Clip(options), grpc.Header(&header), grpc.Trailer(&trailer))
+	if err := calls.grpc.Invoke(identified, method, request, reply, options...); err != nil {
+		return calls.failure(ctx, err, renews, header, trailer)
 	}
 	return nil
 }
 
-func (calls calls) stream(
-	ctx context.Context, description *grpc.StreamDesc,
-	connection *grpc.ClientConn, method string, open grpc.Streamer, options ...grpc.CallOption,
+func (calls calls) NewStream(
+	ctx context.Context, description *grpc.StreamDesc, method string, options ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
-	identified, err := calls.caller.identify(ctx)
+	if calls.isClosed() {
+		return nil, closedError()
+	}
+	identified, renews, err := calls.caller.identify(ctx)
 	if err != nil {
 		return nil, err
 	}
-	opened, err := open(identified, description, connection, method, options...)
+	opened, err := calls.grpc.NewStream(identified, description, method, options...)
 	if err != nil {
-		return nil, errorOf(err)
+		return nil, calls.failure(ctx, err, renews)
 	}
-	return failing{opened}, nil
+	return failing{opened, ctx, calls, renews}, nil
 }
 
 // failing is a stream that fails with *Error.
 type failing struct {
 	grpc.ClientStream
+	// That of the stream ends with it.
+	ctx    context.Context
+	calls  calls
+	renews bool
 }
 
 func (stream failing) SendMsg(message any) error {
-	return stream.error(stream.ClientStream.SendMsg(message))
+	return stream.failure(stream.ClientStream.SendMsg(message))
 }
 
 func (stream failing) RecvMsg(message any) error {
-	return stream.error(stream.ClientStream.RecvMsg(message))
+	return stream.failure(stream.ClientStream.RecvMsg(message))
 }
 
-func (stream failing) error(err error) error {
+func (stream failing) failure(err error) error {
 	if err == nil || err == io.EOF {
 		return err
 	}
 	// The stream has ended, so it has both.
 	header, _ := stream.Header()
-	return errorOf(err, header, stream.Trailer())
+	return stream.calls.failure(stream.ctx, err, stream.renews, header, stream.Trailer())
 }

@@ -3,6 +3,9 @@ package metamorph_test
 import (
 	"context"
 	"errors"
+	"io"
+	"log"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -58,6 +61,51 @@ func TestATokenThatCannotBeSentIsRefusedAtOnce(t *testing.T) {
 	_, err := client.Start(t.Context(), "ses_1", metamorph.Text("Hello"))
 	if calls := server.made(); !namesToken(err) || len(calls) > 0 {
 		t.Fatal(err, calls)
+	}
+}
+
+func TestWhatCannotBeSentIsNotTriedAgain(t *testing.T) {
+	server := serve(t)
+	client := dial(t, server.target)
+	_, text := client.Start(t.Context(), "ses_1", metamorph.Text("\xff"))
+	_, header := client.WithToken(strings.Repeat("x", 1<<20)).Start(t.Context(), "ses_1", metamorph.Text("Hello"))
+	for sign, err := range map[string]error{"UTF-8": text, "header": header} {
+		var failed *metamorph.Error
+		if !errors.As(err, &failed) || failed.Resumable() || !strings.Contains(failed.Message, sign) {
+			t.Fatal(err)
+		}
+	}
+	if calls := server.made(); len(calls) > 0 {
+		t.Fatal(calls)
+	}
+}
+
+func TestTheTextOfAnErrorHasThreeViolationsAtMost(t *testing.T) {
+	failed := &metamorph.Error{Code: codes.InvalidArgument, Reason: "REQUEST_INVALID", Message: "fields are invalid"}
+	for _, text := range []string{
+		"REQUEST_INVALID: fields are invalid",
+		"REQUEST_INVALID: fields are invalid (a: too long)",
+		"REQUEST_INVALID: fields are invalid (a: too long; a: too long)",
+		"REQUEST_INVALID: fields are invalid (a: too long; a: too long; a: too long)",
+		"REQUEST_INVALID: fields are invalid (a: too long; a: too long; a: too long; and 1 more)",
+	} {
+		if failed.Error() != text {
+			t.Fatal(failed)
+		}
+		failed.Violations = append(failed.Violations, metamorph.Violation{Field: "a", Description: "too long"})
+	}
+}
+
+func TestPlaintextToAServerWithTLSSaysWhatToDo(t *testing.T) {
+	server := httptest.NewUnstartedServer(nil)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	defer server.Close()
+	client := dial(t, server.Listener.Addr().String())
+	_, err := client.Chat.CreateSession(t.Context(), &chatv1.CreateSessionRequest{})
+	var failed *metamorph.Error
+	if !errors.As(err, &failed) || !strings.Contains(failed.Message, "grpcs://") || !failed.Resumable() {
+		t.Fatal(err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package metamorph
 
 import (
+	"context"
 	_ "embed"
 	"encoding/json"
 	"fmt"
@@ -28,7 +29,8 @@ type Client struct {
 	Vault vaultv1.VaultServiceClient
 	Admin adminv1.AdminServiceClient
 
-	connection  *grpc.ClientConn
+	calls       calls
+	owns        bool
 	giveUpAfter time.Duration
 	onRetry     func(*Error)
 }
@@ -53,35 +55,56 @@ func Dial(target string, options ...Option) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("metamorph: %w", err)
 	}
-	calls := calls{caller: chosen.caller, timeout: chosen.timeout}
-	dialing = append(dialing,
-		grpc.WithTransportCredentials(transport),
-		grpc.WithChainUnaryInterceptor(calls.unary),
-		grpc.WithChainStreamInterceptor(calls.stream),
-	)
-	connection, err := grpc.NewClient(address, append(dialing, chosen.dialing...)...)
+	dialing = append(dialing, grpc.WithTransportCredentials(transport))
+	opened, err := grpc.NewClient(address, append(dialing, chosen.dialing...)...)
 	if err != nil {
 		return nil, fmt.Errorf("metamorph: %w", err)
 	}
-	return &Client{
-		Chat:        chatv1.NewChatServiceClient(connection),
-		Vault:       vaultv1.NewVaultServiceClient(connection),
-		Admin:       adminv1.NewAdminServiceClient(connection),
-		connection:  connection,
-		giveUpAfter: chosen.giveUpAfter,
-		onRetry:     chosen.onRetry,
-	}, nil
+	client := &Client{owns: true, giveUpAfter: chosen.giveUpAfter, onRetry: chosen.onRetry}
+	plain := transport.Info().SecurityProtocol == "insecure"
+	return client.calling(calls{newConnection(opened, plain), chosen.caller, chosen.timeout}), nil
 }
 
-// Close ends the connection, and what goes on over it. Turns go on.
+// WithToken returns a client of another caller over the same connection: it sends this token, and neither the token nor
+// the vault of the first one. It costs so little that a service can have one for each request. Its Close does nothing,
+// and when the first one is closed, so is it. A token that cannot be sent makes every call of it fail.
+func (client *Client) WithToken(token string) *Client {
+	return client.as(caller{token: token})
+}
+
+// WithTokenSource returns a client of another caller over the same connection, as WithToken does. Its source is like
+// that of the option [WithTokenSource].
+func (client *Client) WithTokenSource(source func(ctx context.Context) (string, error)) *Client {
+	return client.as(caller{source: source})
+}
+
+// Close ends the connection, and what goes on over it. Turns go on. Later calls fail with the code Canceled.
 func (client *Client) Close() error {
-	return client.connection.Close()
+	if !client.owns {
+		return nil
+	}
+	return client.calls.close()
 }
 
 // Connection returns the connection, for stubs of other services of the server, such as its health. Their calls are
 // like those of the client's own stubs.
 func (client *Client) Connection() grpc.ClientConnInterface {
-	return client.connection
+	return client.calls
+}
+
+func (client *Client) as(caller caller) *Client {
+	calls, other := client.calls, *client
+	calls.caller, other.owns = caller, false
+	return other.calling(calls)
+}
+
+// calling sets the calls of a client and of its stubs, and returns it.
+func (client *Client) calling(calls calls) *Client {
+	client.calls = calls
+	client.Chat = chatv1.NewChatServiceClient(calls)
+	client.Vault = vaultv1.NewVaultServiceClient(calls)
+	client.Admin = adminv1.NewAdminServiceClient(calls)
+	return client
 }
 
 // channelOptions returns what the server expects of a channel: keepalive, and the calls that are repeated.

@@ -1,8 +1,11 @@
 package metamorph
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,7 +16,10 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-const callIDKey = "x-request-id"
+const (
+	callIDKey       = "x-request-id"
+	shownViolations = 3
+)
 
 // Reasons of errors after which the same call may succeed: a new token helps with the first two, and waiting with the
 // others.
@@ -28,6 +34,9 @@ var tlsFaults = []struct{ sign, meaning string }{
 	{"first record does not look like a TLS handshake", "the server does not speak TLS: leave out WithTLS and grpcs://"},
 	{"remote error: tls: certificate required", "the server asks for the client's certificate: give Cert and Key of WithTLS"},
 }
+
+// Signs of a call that gRPC itself refuses to send.
+var localFaults = []string{"grpc: error while marshaling", "header list size to send violates"}
 
 // Violation is a field of a request that breaks a rule, and the rule.
 type Violation struct {
@@ -58,12 +67,20 @@ type Error struct {
 	lasts  bool
 }
 
-// Error returns the reason, or the name of the code if there is none, and the message.
+// Error returns the reason, or the name of the code if there is none, the message, and the first violations.
 func (failed *Error) Error() string {
-	if failed.Reason != "" {
-		return failed.Reason + ": " + failed.Message
+	text := cmp.Or(failed.Reason, code.Code(failed.Code).String()) + ": " + failed.Message
+	if len(failed.Violations) == 0 {
+		return text
 	}
-	return code.Code(failed.Code).String() + ": " + failed.Message
+	var shown []string
+	for _, each := range failed.Violations[:min(shownViolations, len(failed.Violations))] {
+		shown = append(shown, strings.TrimPrefix(each.Field+": "+each.Description, ": "))
+	}
+	if more := len(failed.Violations) - len(shown); more > 0 {
+		shown = append(shown, fmt.Sprintf("and %d more", more))
+	}
+	return text + " (" + strings.Join(shown, "; ") + ")"
 }
 
 // Unwrap returns the error of gRPC.
@@ -90,13 +107,13 @@ func (failed *Error) Is(target error) bool {
 	return false
 }
 
-// Resumable returns whether the same call, or StreamTurn, may succeed later.
+// Resumable returns whether the same call, or StreamTurn, may succeed later. It may if the server says how long to wait.
 func (failed *Error) Resumable() bool {
 	switch failed.Code {
 	case codes.Unavailable, codes.Internal, codes.Unknown, codes.Canceled, codes.DeadlineExceeded:
 		return !failed.lasts
 	}
-	return resumableReasons[failed.Reason]
+	return (resumableReasons[failed.Reason] || failed.RetryDelay > 0) && !failed.lasts
 }
 
 // incomplete returns the error of a stream that has ended OK, or goes on, without an event that it must have.
@@ -105,9 +122,9 @@ func incomplete(message string) *Error {
 }
 
 // errorOf returns the error of a failed call, with its google.rpc details (AIP-193) unpacked.
-func errorOf(err error, metadata ...metadata.MD) error {
-	if _, ok := err.(*Error); ok {
-		return err
+func errorOf(err error, metadata ...metadata.MD) *Error {
+	if failed, ok := err.(*Error); ok {
+		return failed
 	}
 	found := status.Convert(err)
 	var inner interface{ GRPCStatus() *status.Status }
@@ -124,13 +141,22 @@ func errorOf(err error, metadata ...metadata.MD) error {
 	for _, detail := range found.Details() {
 		failed.add(detail)
 	}
+	failed.lasts = failed.Code == codes.Internal && slices.ContainsFunc(localFaults, func(sign string) bool {
+		return strings.Contains(failed.Message, sign)
+	})
 	for _, fault := range tlsFaults {
 		if failed.Code == codes.Unavailable && strings.Contains(failed.Message, fault.sign) {
-			failed.Message, failed.lasts = fault.meaning+" ("+failed.Message+")", true
+			failed.explain(fault.meaning)
+			failed.lasts = true
 			break
 		}
 	}
 	return failed
+}
+
+// explain puts a meaning before the message.
+func (failed *Error) explain(meaning string) {
+	failed.Message = meaning + " (" + failed.Message + ")"
 }
 
 func (failed *Error) add(detail any) {

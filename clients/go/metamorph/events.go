@@ -2,6 +2,7 @@ package metamorph
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -26,6 +27,8 @@ type turnEvents struct {
 	turnID   string
 	sequence int32
 	finished *chatv1.TurnFinished
+	// Whether there is no further event.
+	over bool
 
 	// The current stream, if there is one, its context, and whether it has had an event.
 	receive receiver
@@ -47,45 +50,65 @@ func (events *turnEvents) all() iter.Seq2[*chatv1.TurnEvent, error] {
 	}
 }
 
+// accepted returns once the server has accepted to stream, or why it never does.
+func (events *turnEvents) accepted() error {
+	for {
+		err := events.open(context.Background())
+		if err == nil {
+			return nil
+		}
+		if err := events.again(context.Background(), err); err != nil {
+			return err
+		}
+	}
+}
+
 // next returns the next event, or io.EOF after the last one.
 func (events *turnEvents) next(ctx context.Context) (*chatv1.TurnEvent, error) {
-	for events.finished == nil {
+	for !events.over {
 		event, err := events.attemptNext(ctx)
-		if event != nil || err == io.EOF {
-			return event, err
+		if err == nil {
+			return event, nil
 		}
-		events.close()
-		if events.ctx.Err() != nil {
-			return nil, contextError(events.ctx)
+		if err == io.EOF {
+			break
 		}
-		// Both contexts can end the wait.
-		waiting, stop := context.WithCancel(ctx)
-		unlink := context.AfterFunc(events.ctx, stop)
-		err = events.patience.wait(waiting, err)
-		unlink()
-		stop()
-		if err != nil {
+		if err := events.again(ctx, err); err != nil {
 			return nil, err
 		}
 	}
+	events.over = true
+	events.close()
 	return nil, io.EOF
+}
+
+// again waits before another attempt after an error, or returns why there is none.
+func (events *turnEvents) again(ctx context.Context, err error) error {
+	events.close()
+	if events.ctx.Err() != nil {
+		return contextError(events.ctx)
+	}
+	// Both contexts can end the wait.
+	waiting, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(events.ctx, stop)()
+	err = events.patience.wait(waiting, err)
+	if errors.Is(err, context.Canceled) && events.ctx.Err() != nil {
+		// Which may be its deadline.
+		return contextError(events.ctx)
+	}
+	return err
 }
 
 // attemptNext returns the next event of the current stream, which it opens if there is none. It returns io.EOF if the
 // turn has ended and has no further event.
 func (events *turnEvents) attemptNext(ctx context.Context) (*chatv1.TurnEvent, error) {
 	if events.receive == nil {
-		events.attempt, events.cancel = context.WithCancel(events.ctx)
-	}
-	stop := context.AfterFunc(ctx, events.cancel)
-	defer stop()
-	if events.receive == nil {
-		receive, err := events.open()
-		if err != nil {
+		if err := events.open(ctx); err != nil {
 			return nil, err
 		}
-		events.receive, events.begun = receive, false
 	}
+	defer context.AfterFunc(ctx, events.cancel)()
 	for {
 		event, err := events.receive()
 		if err == io.EOF {
@@ -105,17 +128,32 @@ func (events *turnEvents) attemptNext(ctx context.Context) (*chatv1.TurnEvent, e
 	}
 }
 
-func (events *turnEvents) open() (receiver, error) {
+// open opens a stream. One that follows a turn is accepted then.
+func (events *turnEvents) open(ctx context.Context) (err error) {
+	events.attempt, events.cancel = context.WithCancel(events.ctx)
+	defer context.AfterFunc(ctx, events.cancel)()
+	events.begun = false
 	if events.start != nil && events.turnID == "" {
 		// The same request ID replays the turn from its first event.
-		return events.start(events.attempt)
+		events.receive, err = events.start(events.attempt)
+		return err
 	}
 	request := &chatv1.StreamTurnRequest{TurnId: events.turnID, AfterSequence: events.sequence}
 	stream, err := events.chat.StreamTurn(events.attempt, request)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return receiving(stream.Recv), nil
+	receive := receiving(stream.Recv)
+	// The server names the call as soon as it accepts it. Otherwise its first event, or its end, shows what it does.
+	if header, _ := stream.Header(); len(header.Get(callIDKey)) == 0 {
+		first, err := receive()
+		if err != nil && err != io.EOF {
+			return err
+		}
+		receive = beginning(first, receive)
+	}
+	events.receive = receive
+	return nil
 }
 
 // isNext returns whether an event continues the sequence, or false for a repeated one. It fails for a gap.
@@ -133,7 +171,7 @@ func (events *turnEvents) accept(event *chatv1.TurnEvent) {
 	events.turnID, events.sequence = event.GetTurnId(), event.GetSequence()
 	events.patience.progress()
 	if finished := event.GetTurnFinished(); finished != nil {
-		events.finished = finished
+		events.finished, events.over = finished, true
 		// So that the call is not one that was cancelled.
 		timer := time.AfterFunc(endTimeout, events.cancel)
 		events.receive()
@@ -152,10 +190,16 @@ func (events *turnEvents) ended() error {
 		}
 		turn := response.GetTurn()
 		if turn.GetStatus() != chatv1.TurnStatus_TURN_STATUS_RUNNING && turn.GetLastSequence() <= events.sequence {
+			events.sequence = turn.GetLastSequence()
 			return io.EOF
 		}
 	}
 	return incomplete(fmt.Sprintf("the stream ended after event %d, before TurnFinished", events.sequence))
+}
+
+// repeatLast makes the last event the next one.
+func (events *turnEvents) repeatLast() {
+	events.over, events.sequence = false, events.sequence-1
 }
 
 // close ends the current stream, if there is one.
@@ -164,6 +208,17 @@ func (events *turnEvents) close() {
 		events.cancel()
 	}
 	events.receive = nil
+}
+
+// beginning receives an event that has been received already, if there is one, before the others.
+func beginning(first *chatv1.TurnEvent, others receiver) receiver {
+	return func() (*chatv1.TurnEvent, error) {
+		if event := first; event != nil {
+			first = nil
+			return event, nil
+		}
+		return others()
+	}
 }
 
 func receiving[Response interface{ GetEvent() *chatv1.TurnEvent }](receive func() (Response, error)) receiver {

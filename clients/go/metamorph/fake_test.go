@@ -10,27 +10,34 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"metamorph.internal/go/metamorph"
 	chatv1 "metamorph.internal/go/metamorph/chat/v1"
 )
 
 // server answers each stream with the next script, the last one again and again: the sequences of its events, of which 5
-// is TurnFinished. After a stream's events it waits if it is to hang.
+// is TurnFinished. Before them it accepts the call if it is to, and after them it waits if it is
+// to hang, and fails with a reason if it is to.
 type server struct {
 	chatv1.UnimplementedChatServiceServer
-	target string
-	turn   chatv1.TurnStatus
-	hangs  bool
+	target  string
+	turn    chatv1.TurnStatus
+	reason  string
+	accepts bool
+	hangs   bool
 
 	lock    sync.Mutex
 	scripts [][]int32
 	calls   []string
 	tokens  []string
+	vaults  []string
 }
 
 // serve starts a server, which ends with the test.
@@ -41,7 +48,7 @@ func serve(t *testing.T, scripts ...[]int32) *server {
 		t.Fatal(err)
 	}
 	found := &server{target: listener.Addr().String(), turn: chatv1.TurnStatus_TURN_STATUS_RUNNING, scripts: scripts}
-	running := grpc.NewServer()
+	running := grpc.NewServer(grpc.MaxHeaderListSize(16 << 10))
 	chatv1.RegisterChatServiceServer(running, found)
 	go running.Serve(listener)
 	t.Cleanup(running.Stop)
@@ -85,6 +92,9 @@ func (server *server) StreamTurn(
 	request *chatv1.StreamTurnRequest, stream grpc.ServerStreamingServer[chatv1.StreamTurnResponse],
 ) error {
 	server.called(stream.Context(), "StreamTurn")
+	if server.accepts {
+		stream.SendHeader(metadata.Pairs("x-request-id", "call_1"))
+	}
 	return server.play(stream.Context(), func(event *chatv1.TurnEvent) error {
 		return stream.Send(&chatv1.StreamTurnResponse{Event: event})
 	})
@@ -96,6 +106,7 @@ func (server *server) called(ctx context.Context, name string) {
 	given, _ := metadata.FromIncomingContext(ctx)
 	server.calls = append(server.calls, name)
 	server.tokens = append(server.tokens, strings.Join(given.Get("authorization"), ","))
+	server.vaults = append(server.vaults, strings.Join(given.Get("x-vault-id"), ","))
 }
 
 func (server *server) made() []string {
@@ -122,8 +133,23 @@ func (server *server) play(ctx context.Context, send func(*chatv1.TurnEvent) err
 	}
 	if server.hangs {
 		<-ctx.Done()
+		return status.FromContextError(ctx.Err()).Err()
+	}
+	if server.reason != "" {
+		return refusal(server.reason)
 	}
 	return nil
+}
+
+// refusal returns an error whose reason says that another attempt may succeed, a minute later if it is a limit.
+func refusal(reason string) error {
+	code, details := codes.Unauthenticated, []protoadapt.MessageV1{&errdetails.ErrorInfo{Reason: reason}}
+	if !strings.HasPrefix(reason, "TOKEN_") {
+		code = codes.ResourceExhausted
+		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(time.Minute)})
+	}
+	found, _ := status.New(code, "refused").WithDetails(details...)
+	return found.Err()
 }
 
 // goroutinesEnd fails the test unless there are as few goroutines as before within five seconds.

@@ -18,12 +18,13 @@ const (
 type patience struct {
 	giveUpAfter  time.Duration
 	onRetry      func(*Error)
+	closed       <-chan struct{}
 	attempts     int
 	failingSince time.Time
 }
 
 func (client *Client) patience() *patience {
-	return &patience{giveUpAfter: client.giveUpAfter, onRetry: client.onRetry}
+	return &patience{giveUpAfter: client.giveUpAfter, onRetry: client.onRetry, closed: client.calls.closed}
 }
 
 // progress starts anew, because something has arrived.
@@ -32,7 +33,7 @@ func (patience *patience) progress() {
 }
 
 // wait waits before the next attempt. It returns the error if no attempt can help, or the next one would come too
-// late, and that of the context if it ends.
+// late, and that of the context or of a closed client if either ends.
 func (patience *patience) wait(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return contextError(ctx)
@@ -60,6 +61,8 @@ func (patience *patience) wait(ctx context.Context, err error) error {
 		return nil
 	case <-ctx.Done():
 		return contextError(ctx)
+	case <-patience.closed:
+		return closedError()
 	}
 }
 

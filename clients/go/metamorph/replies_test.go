@@ -34,11 +34,44 @@ func TestAFollowedTurnEndsOnceItHasNoFurtherEvent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			server := serve(t, each.scripts...)
 			server.turn = each.turn
-			seen := sequences(t, dial(t, server.target).Follow(t.Context(), "turn_1", each.after))
+			seen := sequences(t, follow(t, dial(t, server.target), each.after).Events())
 			if !slices.Equal(seen, each.seen) || !slices.Equal(server.made(), each.calls) {
 				t.Fatal(seen, server.made())
 			}
 		})
+	}
+}
+
+func TestATurnThatIsFollowedFromItsLastEventHasAnEndAllTheSame(t *testing.T) {
+	server := serve(t, []int32{}, []int32{5})
+	server.turn = chatv1.TurnStatus_TURN_STATUS_COMPLETED
+	reply := follow(t, dial(t, server.target), 7)
+	if seen := sequences(t, reply.Events()); seen != nil {
+		t.Fatal(seen)
+	}
+	for range 2 {
+		if finished, err := reply.Final(t.Context()); finished == nil || err != nil {
+			t.Fatal(err)
+		}
+	}
+	if seen := sequences(t, reply.Events()); seen != nil {
+		t.Fatal(seen)
+	}
+	if calls := server.made(); !slices.Equal(calls, []string{"StreamTurn", "GetTurn", "StreamTurn"}) {
+		t.Fatal(calls)
+	}
+}
+
+func TestATurnIsFollowedOnceTheServerHasAcceptedIt(t *testing.T) {
+	silent, accepting := serve(t, []int32{}), serve(t, []int32{})
+	silent.hangs, accepting.hangs, accepting.accepts = true, true, true
+	soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := dial(t, silent.target).Follow(soon, "turn_1", 0); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	if reply := follow(t, dial(t, accepting.target), 0); reply.TurnID != "turn_1" {
+		t.Fatal(reply.TurnID)
 	}
 }
 
@@ -96,6 +129,17 @@ func TestAReplyEndsWithItsContext(t *testing.T) {
 	}
 }
 
+func TestADeadlineIsReportedAsOneWhileTheNextAttemptIsWaitedFor(t *testing.T) {
+	server := serve(t, []int32{})
+	server.reason = "RATE_LIMITED"
+	soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := dial(t, server.target).Start(soon, "ses_1", metamorph.Text("Hello"))
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+}
+
 func TestTheWaitForTheEndOfAReplyHasAContextOfItsOwn(t *testing.T) {
 	server := serve(t, []int32{1, 2}, []int32{2, 3, 4, 5})
 	server.hangs = true
@@ -130,7 +174,7 @@ func TestNoGoroutineIsLeftOfRepliesThatWereLeft(t *testing.T) {
 		for range client.Send(t.Context(), "ses_1", metamorph.Text("Hello")) {
 			break
 		}
-		for range client.Follow(t.Context(), "turn_1", 0) {
+		for range follow(t, client, 0).Events() {
 			break
 		}
 	}
@@ -149,6 +193,15 @@ func TestNoGoroutineIsLeftOfAClient(t *testing.T) {
 		client.Close()
 	}
 	goroutinesEnd(t, before)
+}
+
+func follow(t *testing.T, client *metamorph.Client, after int32) *metamorph.Reply {
+	t.Helper()
+	reply, err := client.Follow(t.Context(), "turn_1", after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reply
 }
 
 func sequences(t *testing.T, events iter.Seq2[*chatv1.TurnEvent, error]) []int32 {

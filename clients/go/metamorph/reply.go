@@ -8,7 +8,7 @@ import (
 	chatv1 "metamorph.internal/go/metamorph/chat/v1"
 )
 
-// Reply is the reply of a turn that has started. One goroutine may use it at a time, except for Cancel.
+// Reply is the reply of a turn that has started, or the rest of one that is followed. One goroutine may use it at a time, except for Cancel.
 //
 // Its events arrive each once, and in order: what one method has returned, or a loop has had, no other one gets. Use it
 // up to its end, or call Close, or cancel the context that it was started with: until then its stream is open.
@@ -63,15 +63,16 @@ func (reply *Reply) Text() iter.Seq2[string, error] {
 // The context ends the wait. That of Start does too.
 func (reply *Reply) Final(ctx context.Context) (*chatv1.TurnFinished, error) {
 	reply.first = nil
-	for {
+	for reply.events.finished == nil {
 		_, err := reply.events.next(ctx)
-		if err == io.EOF {
-			return reply.events.finished, nil
-		}
-		if err != nil {
+		if err == io.EOF && reply.events.finished == nil {
+			// It was followed from there.
+			reply.events.repeatLast()
+		} else if err != nil {
 			return nil, err
 		}
 	}
+	return reply.events.finished, nil
 }
 
 // Cancel stops the turn, and returns it. What was generated so far is kept, and the events still come to an end.

@@ -110,7 +110,9 @@ func results(ctx context.Context, tools []Tool, calls []*chatv1.ToolUseBlock) []
 	content := make([]*chatv1.ContentBlock, len(calls))
 	var running sync.WaitGroup
 	for number, call := range calls {
-		running.Go(func() {
+		running.Add(1)
+		go func() {
+			defer running.Done()
 			text, err := run(ctx, tools, call)
 			if err != nil {
 				text = err.Error()
@@ -122,7 +124,7 @@ func results(ctx context.Context, tools []Tool, calls []*chatv1.ToolUseBlock) []
 				result.Content = []*chatv1.ToolResultPart{{Part: part}}
 			}
 			content[number] = &chatv1.ContentBlock{Block: &chatv1.ContentBlock_ToolResult{ToolResult: result}}
-		})
+		}()
 	}
 	running.Wait()
 	return content

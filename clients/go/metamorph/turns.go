@@ -105,16 +105,16 @@ func (client *Client) Regenerate(ctx context.Context, userMessageID string, opti
 	}))
 }
 
-// Follow yields a turn's events after a sequence, to its end. After the last event it yields none. It fails like Start,
-// and calls nothing before the loop over it begins.
-func (client *Client) Follow(
-	ctx context.Context, turnID string, afterSequence int32,
-) iter.Seq2[*chatv1.TurnEvent, error] {
-	return func(yield func(*chatv1.TurnEvent, error) bool) {
-		events := client.starting(ctx, nil)
-		events.turnID, events.sequence = turnID, afterSequence
-		events.all()(yield)
+// Follow returns the rest of a turn's reply, after the event of a sequence, once the server has accepted it. Of a turn
+// that has ended with that event it has no event. It fails like Start, before anything streams, and lasts like it.
+func (client *Client) Follow(ctx context.Context, turnID string, afterSequence int32) (*Reply, error) {
+	events := client.starting(ctx, nil)
+	events.turnID, events.sequence = turnID, afterSequence
+	if err := events.accepted(); err != nil {
+		events.close()
+		return nil, err
 	}
+	return &Reply{TurnID: turnID, client: client, events: events}, nil
 }
 
 // Cancel stops a turn and returns it once it has ended. It does nothing to one that has ended.

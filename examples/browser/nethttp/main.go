@@ -6,7 +6,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,40 +25,38 @@ import (
 )
 
 var statuses = map[codes.Code]int{
-	codes.InvalidArgument: 422, codes.Unauthenticated: 401, codes.PermissionDenied: 403, codes.NotFound: 404,
-	codes.FailedPrecondition: 409, codes.Aborted: 409, codes.ResourceExhausted: 429, codes.Unavailable: 503,
+	codes.InvalidArgument: 422, codes.AlreadyExists: 422, codes.OutOfRange: 422, codes.Unauthenticated: 401,
+	codes.PermissionDenied: 403, codes.NotFound: 404, codes.FailedPrecondition: 409, codes.Aborted: 409,
+	codes.ResourceExhausted: 429, codes.Unavailable: 503,
 }
 
-type tokenKey struct{}
-
-type app struct{ client *metamorph.Client }
-
 func main() {
-	token := func(ctx context.Context) (string, error) { return ctx.Value(tokenKey{}).(string), nil }
-	client, err := metamorph.Dial(cmp.Or(os.Getenv("METAMORPH_TARGET"), "localhost:50051"),
-		metamorph.WithTokenSource(token), metamorph.WithGiveUpAfter(20*time.Second))
+	target := cmp.Or(os.Getenv("METAMORPH_TARGET"), "localhost:50051")
+	client, err := metamorph.Dial(target, metamorph.WithGiveUpAfter(20*time.Second))
 	if err != nil {
 		log.Fatal(err)
 	}
 	// Not the default one, on which gRPC serves /debug/requests.
-	mux, app := http.NewServeMux(), app{client}
-	mux.Handle("POST /replies", answering(app.ask))
-	mux.Handle("GET /replies/{turn}", answering(app.stream))
-	mux.Handle("DELETE /replies/{turn}", answering(app.cancel))
+	mux := http.NewServeMux()
+	mux.Handle("POST /replies", answering(client, ask))
+	mux.Handle("GET /replies/{turn}", answering(client, stream))
+	mux.Handle("DELETE /replies/{turn}", answering(client, cancel))
 	mux.Handle("GET /", http.FileServer(http.Dir("../page")))
 	server := http.Server{Addr: "127.0.0.1:" + cmp.Or(os.Getenv("PORT"), "8000"), Handler: mux, ReadTimeout: time.Minute}
 	log.Fatal(server.ListenAndServe())
 }
 
-// answering serves a request with its user's token, and answers what is refused before anything was written.
-func answering(serve func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+// answering serves a request as its user, and answers what is refused before anything was written.
+func answering(
+	client *metamorph.Client, serve func(*metamorph.Client, http.ResponseWriter, *http.Request) error,
+) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		token := ""
 		if cookie, err := r.Cookie("token"); err == nil {
 			token = cookie.Value
 		}
 		var refusal *metamorph.Error
-		if errors.As(serve(w, r.WithContext(context.WithValue(r.Context(), tokenKey{}, token))), &refusal) {
+		if errors.As(serve(client.WithToken(token), w, r), &refusal) {
 			if refusal.RetryDelay > 0 {
 				w.Header().Set("Retry-After", fmt.Sprint(math.Ceil(refusal.RetryDelay.Seconds())))
 			}
@@ -75,21 +72,22 @@ func answer(w http.ResponseWriter, status int, body map[string]string) error {
 	return json.NewEncoder(w).Encode(body)
 }
 
-func (app app) ask(w http.ResponseWriter, r *http.Request) error {
+func ask(client *metamorph.Client, w http.ResponseWriter, r *http.Request) error {
 	var question struct{ Text, Session_id string }
 	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&question)
 	if length := utf8.RuneCountInString(question.Text); err != nil || length < 1 || length > 8000 {
 		return answer(w, 422, map[string]string{"message": "text must have 1 to 8000 characters"})
 	}
-	session := question.Session_id
+	// The page sends the same one if it has to send its request again.
+	session, key := question.Session_id, strings.Trim(r.Header.Get("Idempotency-Key"), `"`)
 	if session == "" {
-		created, err := app.client.CreateSession(r.Context(), nil)
+		created, err := client.Chat.CreateSession(r.Context(), &chatv1.CreateSessionRequest{RequestId: key})
 		if err != nil {
 			return err
 		}
-		session = created.SessionId
+		session = created.Session.SessionId
 	}
-	reply, err := app.client.Start(r.Context(), session, metamorph.Text(question.Text))
+	reply, err := client.Start(r.Context(), session, metamorph.Text(question.Text), metamorph.WithRequestID(key))
 	if err != nil {
 		return err
 	}
@@ -97,8 +95,8 @@ func (app app) ask(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, 201, map[string]string{"session_id": session, "turn_id": reply.TurnID})
 }
 
-func (app app) stream(w http.ResponseWriter, r *http.Request) error {
-	found, err := app.client.Chat.GetTurn(r.Context(), &chatv1.GetTurnRequest{TurnId: r.PathValue("turn")})
+func stream(client *metamorph.Client, w http.ResponseWriter, r *http.Request) error {
+	found, err := client.Chat.GetTurn(r.Context(), &chatv1.GetTurnRequest{TurnId: r.PathValue("turn")})
 	if err != nil {
 		return err
 	}
@@ -110,9 +108,13 @@ func (app app) stream(w http.ResponseWriter, r *http.Request) error {
 		w.WriteHeader(204) // Nothing is left: the browser asks no more.
 		return nil
 	}
+	reply, err := client.Follow(r.Context(), turn.TurnId, int32(after))
+	if err != nil {
+		return err
+	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-cache")
-	for event, err := range app.client.Follow(r.Context(), turn.TurnId, int32(after)) {
+	for event, err := range reply.Events() {
 		if err != nil {
 			break // The browser asks again, with its Last-Event-ID.
 		}
@@ -123,8 +125,8 @@ func (app app) stream(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (app app) cancel(w http.ResponseWriter, r *http.Request) error {
-	_, err := app.client.Cancel(r.Context(), r.PathValue("turn"))
+func cancel(client *metamorph.Client, w http.ResponseWriter, r *http.Request) error {
+	_, err := client.Cancel(r.Context(), r.PathValue("turn"))
 	if err == nil {
 		w.WriteHeader(204)
 	}

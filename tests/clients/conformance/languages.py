@@ -54,21 +54,7 @@ LANGUAGES: dict[str, Callable[[], Command]] = {
     "typescript": _typescript,
 }
 
-# What a client is still to do.
-LATER = (
-    "an_expired_token_that_is_text_is_reported_at_once",
-    "another_identity_shares_the_connection",
-    "another_identity_resumes_with_its_own_token",
-    "closing_another_identity_closes_nothing",
-    "a_closed_client_says_so",
-    "follow_is_refused_before_anything_streams",
-    "follow_does_not_wait_for_the_next_event",
-    "a_turn_that_ended_is_followed_from_its_last_event_without_events",
-    "a_reply_that_was_left_is_taken_up_again",
-    "a_reply_ends_when_its_client_is_closed",
-)
 # Cases that a language's types make impossible, with the reason.
 SKIPPED: dict[tuple[str, str], str] = {
-    **{(language, name): "not yet" for language in ("go",) for name in LATER},
     ("go", "a_token_that_is_not_text_is_refused_before_anything_is_sent"): "a token is a string, says the type",
 }

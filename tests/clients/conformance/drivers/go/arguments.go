@@ -42,18 +42,33 @@ func (seen *seen) options(command asked) []metamorph.Option {
 }
 
 func (seen *seen) token(described json.RawMessage) metamorph.Option {
-	var token string
-	if json.Unmarshal(described, &token) == nil {
+	if token, ok := text(described); ok {
 		return metamorph.WithToken(token)
 	}
+	return metamorph.WithTokenSource(seen.source(described))
+}
+
+func (seen *seen) as(client *metamorph.Client, described json.RawMessage) *metamorph.Client {
+	if token, ok := text(described); ok {
+		return client.WithToken(token)
+	}
+	return client.WithTokenSource(seen.source(described))
+}
+
+func text(described json.RawMessage) (text string, ok bool) {
+	err := json.Unmarshal(described, &text)
+	return text, err == nil
+}
+
+func (seen *seen) source(described json.RawMessage) func(context.Context) (string, error) {
 	var function struct {
 		Values []string `json:"values"`
 	}
 	exitIf(json.Unmarshal(described, &function))
-	return metamorph.WithTokenSource(func(context.Context) (string, error) {
+	return func(context.Context) (string, error) {
 		seen.tokens++
 		return function.Values[min(seen.tokens, len(function.Values))-1], nil
-	})
+	}
 }
 
 func tlsOption(described json.RawMessage) metamorph.Option {
@@ -98,9 +113,8 @@ func (command asked) turnOptions() []metamorph.TurnOption {
 }
 
 func (command asked) content() []*chatv1.ContentBlock {
-	var text string
-	if json.Unmarshal(command.Content, &text) == nil {
-		return metamorph.Text(text)
+	if content, ok := text(command.Content); ok {
+		return metamorph.Text(content)
 	}
 	var given []json.RawMessage
 	exitIf(json.Unmarshal(command.Content, &given))

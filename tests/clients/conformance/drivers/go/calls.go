@@ -28,8 +28,9 @@ func (driver *driver) call(command asked) (fields, error) {
 	for key, value := range command.Metadata {
 		ctx = metadata.AppendToOutgoingContext(ctx, key, value)
 	}
+	client := driver.by(command)
 	stub := map[string]any{
-		"chat": driver.client.Chat, "vault": driver.client.Vault, "admin": driver.client.Admin,
+		"chat": client.Chat, "vault": client.Vault, "admin": client.Admin,
 	}[command.Service]
 	method := reflect.ValueOf(stub).MethodByName(command.Method)
 	request := reflect.New(method.Type().In(1).Elem())
@@ -60,7 +61,7 @@ func results(returned []reflect.Value) (reflect.Value, error) {
 }
 
 func (driver *driver) list(command asked) (fields, error) {
-	ctx, client, session, size := context.Background(), driver.client, command.SessionID, command.PageSize
+	ctx, client, session, size := context.Background(), driver.by(command), command.SessionID, command.PageSize
 	switch command.What + command.Method {
 	case "sessions":
 		return taken(client.ListSessions(ctx, &chatv1.ListSessionsRequest{PageSize: size}), command)
@@ -106,11 +107,11 @@ func taken[Item proto.Message](items iter.Seq2[Item, error], command asked) (fie
 func (driver *driver) upload(command asked) (*chatv1.Attachment, error) {
 	ctx := context.Background()
 	if command.How == "path" {
-		return driver.client.UploadFile(ctx, command.Path, command.MediaType)
+		return driver.by(command).UploadFile(ctx, command.Path, command.MediaType)
 	}
 	var source io.Reader = bytes.NewReader(contents(command.Path))
 	if command.How == "stream" {
 		source = struct{ io.Reader }{source}
 	}
-	return driver.client.Upload(ctx, source, command.MediaType)
+	return driver.by(command).Upload(ctx, source, command.MediaType)
 }

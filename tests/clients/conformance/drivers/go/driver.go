@@ -7,14 +7,16 @@ import (
 	"fmt"
 	"hash"
 	"iter"
+	"time"
 
 	"metamorph.internal/go/metamorph"
 	chatv1 "metamorph.internal/go/metamorph/chat/v1"
 )
 
-// driver has one client at a time, its replies and downloads by their handles.
+// driver has one client at a time, other identities of it by their names, its replies and downloads by their handles.
 type driver struct {
 	client    *metamorph.Client
+	others    map[string]*metamorph.Client
 	seen      *seen
 	replies   map[string]*reply
 	downloads map[string]*download
@@ -26,7 +28,6 @@ type reply struct {
 	events iter.Seq2[*chatv1.TurnEvent, error]
 	next   func() (*chatv1.TurnEvent, error, bool)
 	stop   func()
-	abort  context.CancelFunc
 }
 
 type download struct {
@@ -55,10 +56,17 @@ func (driver *driver) do(command asked) (fields, error) {
 		driver.close()
 		driver.seen, driver.replies, driver.downloads = &seen{}, map[string]*reply{}, map[string]*download{}
 		client, err := metamorph.Dial(command.Target, driver.seen.options(command)...)
-		driver.client = client
+		driver.client, driver.others = client, map[string]*metamorph.Client{}
 		return ok(err)
+	case "as":
+		driver.others[command.Name] = driver.seen.as(driver.client, command.Token)
+		return fields{}, nil
 	case "close":
-		return ok(driver.client.Close())
+		if command.After > 0 {
+			time.AfterFunc(seconds(command.After), func() { driver.client.Close() })
+			return fields{}, nil
+		}
+		return ok(driver.by(command).Close())
 	case "call", "stream":
 		return driver.call(command)
 	case "create_session":
@@ -66,7 +74,7 @@ func (driver *driver) do(command asked) (fields, error) {
 			Title: command.Title, Model: command.Model, SystemPrompt: command.SystemPrompt,
 			Metadata: command.Metadata, Labels: command.Labels,
 		}
-		created, err := driver.client.CreateSession(ctx, session)
+		created, err := driver.by(command).CreateSession(ctx, session)
 		return message("session", created, err)
 	case "start", "regenerate", "send", "follow":
 		return driver.begin(command)
@@ -78,7 +86,7 @@ func (driver *driver) do(command asked) (fields, error) {
 			turn, err := driver.replies[command.Reply].Cancel(ctx)
 			return message("turn", turn, err)
 		}
-		turn, err := driver.client.Cancel(ctx, turnID)
+		turn, err := driver.by(command).Cancel(ctx, turnID)
 		return message("turn", turn, err)
 	case "list", "pages":
 		return driver.list(command)
@@ -86,7 +94,7 @@ func (driver *driver) do(command asked) (fields, error) {
 		attachment, err := driver.upload(command)
 		return message("attachment", attachment, err)
 	case "download":
-		next, stop := iter.Pull2(driver.client.Download(ctx, command.AttachmentID))
+		next, stop := iter.Pull2(driver.by(command).Download(ctx, command.AttachmentID))
 		driver.downloads[command.Download] = &download{next: next, stop: stop, found: sha256.New()}
 		return fields{}, nil
 	case "read":
@@ -99,10 +107,17 @@ func (driver *driver) do(command asked) (fields, error) {
 	return nil, fmt.Errorf("there is no command %s", command.Do)
 }
 
+// by returns who does a command.
+func (driver *driver) by(command asked) *metamorph.Client {
+	if command.By == "" {
+		return driver.client
+	}
+	return driver.others[command.By]
+}
+
 func (driver *driver) begin(command asked) (fields, error) {
-	ctx, abort := context.WithCancel(context.Background())
-	client, options := driver.client, command.turnOptions()
-	kept := &reply{abort: abort}
+	ctx, client, options := context.Background(), driver.by(command), command.turnOptions()
+	kept := &reply{}
 	var err error
 	switch command.Do {
 	case "start":
@@ -112,10 +127,9 @@ func (driver *driver) begin(command asked) (fields, error) {
 	case "send":
 		kept.events = client.Send(ctx, command.SessionID, command.content(), options...)
 	case "follow":
-		kept.events = client.Follow(ctx, command.TurnID, command.AfterSequence)
+		kept.Reply, err = client.Follow(ctx, command.TurnID, command.AfterSequence)
 	}
 	if err != nil {
-		abort()
 		return nil, err
 	}
 	driver.replies[command.Reply] = kept
@@ -141,7 +155,7 @@ func (kept *reply) do(command asked) (fields, error) {
 		}
 		return fields{"text": text}, nil
 	case "abort":
-		kept.abort()
+		kept.leave()
 		return fields{}, nil
 	}
 	if kept.next == nil {
@@ -154,6 +168,7 @@ func (kept *reply) do(command asked) (fields, error) {
 			return fields{"events": events, "ended": true}, nil
 		}
 		if err != nil {
+			kept.leave()
 			return fields{"events": events}, err
 		}
 		events = append(events, eventFields(event))
@@ -161,11 +176,12 @@ func (kept *reply) do(command asked) (fields, error) {
 	return fields{"events": events, "ended": false}, nil
 }
 
+// leave leaves the loop over a reply, which another one can take up again.
 func (kept *reply) leave() {
-	kept.abort()
 	if kept.stop != nil {
 		kept.stop()
 	}
+	kept.next, kept.stop = nil, nil
 }
 
 func (kept *download) read(command asked) (fields, error) {

@@ -13,6 +13,9 @@ import (
 type asked struct {
 	ID              int               `json:"id"`
 	Do              string            `json:"do"`
+	By              string            `json:"by"`
+	Name            string            `json:"name"`
+	After           float64           `json:"after"`
 	Target          string            `json:"target"`
 	Token           json.RawMessage   `json:"token"`
 	TLS             json.RawMessage   `json:"tls"`

@@ -23,7 +23,7 @@ func (driver *driver) runTools(command asked) (fields, error) {
 	tools := slices.DeleteFunc(box.tools(), func(tool metamorph.Tool) bool {
 		return !slices.Contains(command.Tools, tool.Name)
 	})
-	finished, err := driver.client.RunTools(
+	finished, err := driver.by(command).RunTools(
 		context.Background(), command.SessionID, command.content(), tools, command.turnOptions()...,
 	)
 	if err != nil {
