@@ -1,7 +1,8 @@
-"""Downloads of the Python client compare what has arrived with what was stored."""
+"""Attachments of the Python client: downloads are compared with what was stored, and sources may fail."""
 
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 from metamorph_client import MetamorphClient, MetamorphError
 from metamorph_client.chat.v1 import chat_service_pb2 as pb
 from metamorph_client.chat.v1.attachment_pb2 import Attachment
+
+from tests.support.serving import Serving
+from tests.support.tokens import mint
 
 DATA = b"a document"
 
@@ -55,3 +59,59 @@ async def test_an_upload_of_a_stream_is_not_repeated(unused_tcp_port: int) -> No
         with pytest.raises(MetamorphError, match="UNAVAILABLE"):
             await client.upload(DATA, media_type="text/plain")
         assert retries
+
+
+async def bytes_that_fail() -> AsyncIterator[bytes]:
+    yield DATA
+    raise OSError("the disk died")
+
+
+def bytes_that_fail_without_asyncio() -> Iterator[bytes]:
+    yield DATA
+    raise OSError("the disk died")
+
+
+@pytest.mark.parametrize("source", [bytes_that_fail, bytes_that_fail_without_asyncio])
+async def test_an_upload_whose_source_fails_fails_likewise(running: Serving, source: Callable[[], Any]) -> None:
+    async with MetamorphClient(running.target, token=mint()) as client:
+        with pytest.raises(OSError, match="the disk died"):
+            await client.upload(source(), media_type="text/plain")
+        with pytest.raises(ExceptionGroup) as failed:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(client.upload(source(), media_type="text/plain"))
+        assert isinstance(failed.value.exceptions[0], OSError)
+
+
+@pytest.mark.parametrize("source", [bytearray(DATA), memoryview(DATA), [bytearray(DATA[:3]), memoryview(DATA[3:])]])
+async def test_an_upload_takes_every_kind_of_bytes(running: Serving, source: Any) -> None:
+    async with MetamorphClient(running.target, token=mint()) as client:
+        attachment = await client.upload(source, media_type="text/plain")
+    assert attachment.sha256 == hashlib.sha256(DATA).hexdigest()
+
+
+async def test_a_file_that_is_not_there_is_an_error_of_its_own(running: Serving) -> None:
+    async with MetamorphClient(running.target, token=mint()) as client:
+        with pytest.raises(FileNotFoundError):
+            await client.upload("no-such-file", media_type="text/plain")
+
+
+async def test_an_upload_of_anything_but_bytes_says_so(running: Serving) -> None:
+    async with MetamorphClient(running.target, token=mint()) as client:
+        with pytest.raises(TypeError, match="made of bytes, not of str"):
+            await client.upload(["text"], media_type="text/plain")  # type: ignore[list-item]
+
+
+async def test_an_upload_that_is_cancelled_is_no_failure_of_its_source(running: Serving) -> None:
+    asked = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        asked.set()
+        await asyncio.Event().wait()
+        yield DATA
+
+    async with MetamorphClient(running.target, token=mint()) as client:
+        uploading = asyncio.create_task(client.upload(endless(), media_type="text/plain"))
+        await asked.wait()
+        uploading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await uploading

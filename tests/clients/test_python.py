@@ -1,5 +1,7 @@
 """What a refused send raises in Python; the rest of what clients do is in the suite of all of them."""
 
+import asyncio
+
 import pytest
 from metamorph_client import MetamorphClient, MetamorphError
 
@@ -24,3 +26,11 @@ async def test_a_refusal_is_raised_immediately_with_its_reason(
             await anext(client.send(session_id, "Hello"))
     assert (refusal.value.code.name, refusal.value.reason) == (code, reason)
     assert refusal.value.message in str(refusal.value)
+
+
+async def test_a_client_belongs_to_the_event_loop_it_was_made_in() -> None:
+    with pytest.raises(RuntimeError, match="SyncMetamorphClient needs none"):
+        await asyncio.to_thread(MetamorphClient)
+    async with MetamorphClient() as client:
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, client.create_session())

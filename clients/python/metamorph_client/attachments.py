@@ -1,8 +1,7 @@
 """Images and documents, to the server and back."""
 
-import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,19 +17,22 @@ from metamorph_client.replies import Patience
 if TYPE_CHECKING:
     from metamorph_client.chat.v1.chat_service_pb2_grpc import ChatServiceAsyncStub
 
-Source = bytes | str | PathLike[str] | Iterable[bytes] | AsyncIterable[bytes]
+Bytes = bytes | bytearray | memoryview
+Source = Bytes | str | PathLike[str] | Iterable[Bytes] | AsyncIterable[Bytes]
 CHUNK_BYTES = 256 * 1024
 
 
 async def uploaded(chat: "ChatServiceAsyncStub", patience: Patience, source: Source, media_type: str) -> Attachment:
-    """Returns the attachment of bytes, of a path, or of a stream. Raises MetamorphError."""
-    if isinstance(source, str | PathLike):
-        source = await asyncio.to_thread(Path(source).read_bytes)
+    """Returns the attachment of bytes, of a path, or of a stream of bytes.
+
+    Raises MetamorphError, what the stream raises, and TypeError if it has anything but bytes.
+    """
     while True:
         try:
             return (await chat.UploadAttachment(_requests(source, media_type))).attachment
         except MetamorphError as error:
-            if not isinstance(source, bytes):
+            # A stream cannot be read twice.
+            if not isinstance(source, str | PathLike | Bytes):
                 raise
             await patience.wait(error)
 
@@ -65,10 +67,22 @@ async def downloaded(chat: "ChatServiceAsyncStub", patience: Patience, attachmen
         return
 
 
-async def _requests(
-    source: bytes | Iterable[bytes] | AsyncIterable[bytes], media_type: str
-) -> AsyncIterator[UploadAttachmentRequest]:
+async def _requests(source: Source, media_type: str) -> AsyncIterator[UploadAttachmentRequest]:
     yield UploadAttachmentRequest(header=UploadHeader(media_type=media_type))
-    async for piece in every([source] if isinstance(source, bytes) else source):
+    async for piece in every(_pieces(source)):
+        if not isinstance(piece, Bytes):
+            raise TypeError(f"an attachment is made of bytes, not of {type(piece).__name__}")
         for start in range(0, len(piece), CHUNK_BYTES):
-            yield UploadAttachmentRequest(chunk=piece[start : start + CHUNK_BYTES])
+            yield UploadAttachmentRequest(chunk=bytes(piece[start : start + CHUNK_BYTES]))
+
+
+def _pieces(source: Source) -> Iterable[Bytes] | AsyncIterable[Bytes]:
+    if isinstance(source, str | PathLike):
+        return _read(Path(source))
+    return [source] if isinstance(source, Bytes) else source
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK_BYTES):
+            yield piece

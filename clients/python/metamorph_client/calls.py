@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -10,6 +10,7 @@ import grpc
 
 from metamorph_client.connection import Connection
 from metamorph_client.errors import MetamorphError
+from metamorph_client.iterating import every
 
 Metadata = tuple[tuple[str, str], ...]
 Token = str | Callable[[], str | Awaitable[str]] | None
@@ -53,23 +54,29 @@ class IdentifyingChannel:
         self._timeout = timeout
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Callable[..., "Response"]:
-        return self._identified(Response, self._start("unary_unary", *args, **kwargs), self._timeout)
+        return self._identified(Response, self._connection.method("unary_unary", *args, **kwargs), self._timeout)
 
     def unary_stream(self, *args: Any, **kwargs: Any) -> Callable[..., "Responses"]:
-        return self._identified(Responses, self._start("unary_stream", *args, **kwargs))
+        return self._identified(Responses, self._connection.method("unary_stream", *args, **kwargs))
 
     def stream_unary(self, *args: Any, **kwargs: Any) -> Callable[..., "Response"]:
-        return self._identified(Response, self._start("stream_unary", *args, **kwargs))
+        return self._streaming(Response, self._connection.method("stream_unary", *args, **kwargs))
 
     def stream_stream(self, *args: Any, **kwargs: Any) -> Callable[..., "Responses"]:
-        return self._identified(Responses, self._start("stream_stream", *args, **kwargs))
+        return self._streaming(Responses, self._connection.method("stream_stream", *args, **kwargs))
 
-    def _start(self, kind: str, *args: Any, **kwargs: Any) -> Callable[..., Any]:
-        if self._connection.closed:
-            # grpc.aio would use a channel whose memory it has freed. Nothing calls this: `call` checks first.
-            return lambda: None
-        start: Callable[..., Any] = getattr(self._connection.channel, kind)(*args, **kwargs)
-        return start
+    def _streaming(self, kind: type[C], start: Callable[..., Any]) -> Callable[..., C]:
+        identified = self._identified(kind, start)
+
+        def call(requests: Iterable[Any] | AsyncIterable[Any] | None = None, **kwargs: Any) -> C:
+            if requests is None:
+                return identified(**kwargs)
+            kept = Requests(requests)
+            made = identified(kept, **kwargs)
+            made.requests = kept
+            return made
+
+        return call
 
     def _identified(self, kind: type[C], start: Callable[..., Any], deadline: float | None = None) -> Callable[..., C]:
         def call(
@@ -94,10 +101,27 @@ class IdentifyingChannel:
         return call
 
 
+class Requests:
+    """The requests that a caller streams. Keeps the exception that ends them: gRPC has only CancelledError for it."""
+
+    def __init__(self, requests: Iterable[Any] | AsyncIterable[Any]) -> None:
+        self._requests = requests
+        self.failure: Exception | None = None
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        try:
+            async for request in every(self._requests):
+                yield request
+        except Exception as exc:
+            self.failure = exc
+            raise
+
+
 class Call:
     """A call of a stub, as grpc.aio has it, that starts at once, or as soon as its token is there.
 
-    What its methods raise is MetamorphError, and CancelledError if `cancel` ended the call.
+    What its methods raise is MetamorphError, CancelledError if `cancel` ended the call, or else what the caller's own
+    stream of requests raised.
     """
 
     def __init__(
@@ -111,6 +135,7 @@ class Call:
         self._start = start
         self._connection = connection
         self._renews_tokens = renews_tokens
+        self.requests: Requests | None = None
         self._call: Any = None
         self._starting: asyncio.Future[Any] | None = None
         if isinstance(identity, tuple):
@@ -141,6 +166,8 @@ class Call:
             # Unless it is whoever waits for the call that is cancelled.
             if task is None or not task.cancelling():
                 self._connection.check()
+                if self.requests is not None and self.requests.failure is not None:
+                    raise self.requests.failure from None
             raise
 
     def cancel(self) -> bool:

@@ -1,7 +1,9 @@
 """Where a client connects to, and over what: targets, TLS, and the options of channels."""
 
+import asyncio
 import importlib.resources
 import json
+import os
 import re
 import ssl
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ _TARGET = re.compile(
     r"(?P<scheme>grpcs?://)?(?P<address>(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]):(?P<port>[0-9]{1,5}))"
 )
 _PEM = b"-----BEGIN "
+# Those that have opened a channel: this one, or the one that this was forked from.
+_processes: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,28 @@ class TLS:
 
 
 def open_channel(target: str, tls: bool | TLS) -> grpc.aio.Channel:
-    """Returns a channel that connects at its first call. Raises ValueError for arguments with which it never could."""
+    """Returns a channel that connects at its first call. Raises ValueError for arguments with which it never could.
+
+    Raises RuntimeError outside an event loop, and in a process where gRPC would hang or crash, as its threads were not
+    forked with it.
+    """
     found = _TARGET.fullmatch(target)
     if found is None or not 0 < int(found["port"]) <= LAST_PORT:
         raise ValueError(
             f"{target!r} is not the address of a server: name one as host:port, as grpc://host:port, or as"
             " grpcs://host:port for TLS"
         )
+    if _processes - {os.getpid()}:
+        raise RuntimeError(
+            "this process was forked from one that had a client: make the first one after the fork, or start processes"
+            " with multiprocessing's spawn"
+        )
+    _processes.add(os.getpid())
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        message = "a MetamorphClient is made in the event loop that uses it; a SyncMetamorphClient needs none"
+        raise RuntimeError(message) from None
     if found["scheme"] == "grpc://" and tls:
         raise ValueError(f"{target!r} is plaintext because of grpc://, and tls is given: leave out one of them")
     if not tls and found["scheme"] != "grpcs://":

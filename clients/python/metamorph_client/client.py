@@ -40,7 +40,8 @@ class MetamorphClient(Lists):
 
     The generated stubs `chat`, `vault` and `admin` have every method of the server. Their calls identify the caller
     likewise, unless their own `metadata=` has a token or a vault, and raise MetamorphError like all others; so do those
-    of other stubs on `channel`. Raises ValueError for a target or files of TLS with which no call could be made.
+    of other stubs on `channel`. Raises ValueError for a target or files of TLS with which no call could be made, and
+    RuntimeError outside an event loop, or in a process that was forked from one that had a client.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The connection of a client, which those of other identities share."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
@@ -16,6 +16,8 @@ class Connection:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
+        self._loop = asyncio.get_running_loop()
+        self._methods: dict[tuple[Any, ...], Callable[..., Any]] = {}
         self._closed = asyncio.Event()
         # What waits, and is not ended with the channel.
         self._running: set[asyncio.Future[Any]] = set()
@@ -23,6 +25,21 @@ class Connection:
     @property
     def closed(self) -> bool:
         return self._closed.is_set()
+
+    def method(self, kind: str, path: str, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        """Returns what calls a method of the server. `kind` is the name of the channel's function, such as unary_unary.
+
+        The channel is used only then, because it has crashed if it is closed. All stubs share what it makes.
+        """
+        key = (path, *args, *kwargs.values())
+
+        def start(*request: Any, **options: Any) -> Any:
+            made = self._methods.get(key)
+            if made is None:
+                made = self._methods[key] = getattr(self.channel, kind)(path, *args, **kwargs)
+            return made(*request, **options)
+
+        return start
 
     async def close(self) -> None:
         """Ends what goes on. Can be repeated."""
@@ -32,7 +49,9 @@ class Connection:
         await self.channel.close()
 
     def check(self) -> None:
-        """Raises MetamorphError if it is closed."""
+        """Raises MetamorphError if it is closed, and RuntimeError in another event loop, where it cannot be used."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("this client belongs to another event loop: make one in the loop that uses it")
         if self.closed:
             raise MetamorphError.closed()
 

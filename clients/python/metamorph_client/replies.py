@@ -43,7 +43,9 @@ class Patience:
         delay = _backoff(self._attempts) if error.retry_delay is None else error.retry_delay
         if not error.resumable or now + delay - self._failing_since > self._give_up_after:
             raise error
-        self._on_retry(error)
+        answer = self._on_retry(error)
+        if isinstance(answer, Awaitable):
+            await answer
         await self._connection.pause(delay)
         self._attempts += 1
 

@@ -3,8 +3,8 @@
 import asyncio
 import copy
 import functools
-import inspect
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator
+from concurrent.futures import Executor
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 import grpc
@@ -126,12 +126,12 @@ class SyncMetamorphClient(SyncStubs):
         async def connected() -> MetamorphClient:
             return MetamorphClient(
                 target,
-                token=_beside_calls(token),
+                token=self._asked(token),
                 tls=tls,
                 vault=vault,
                 timeout=timeout,
                 give_up_after=give_up_after,
-                on_retry=on_retry,
+                on_retry=_beside_calls(on_retry),
             )
 
         self.portal = Portal()
@@ -155,8 +155,11 @@ class SyncMetamorphClient(SyncStubs):
         """
         other = copy.copy(self)
         other._shares_connection = True
-        other._identify(self.client.with_token(_beside_calls(token)))
+        other._identify(self.client.with_token(self._asked(token)))
         return other
+
+    def _asked(self, token: Token) -> Token:
+        return _beside_calls(token, self.portal.token_workers) if callable(token) else token
 
     def __enter__(self) -> Self:
         return self
@@ -166,9 +169,8 @@ class SyncMetamorphClient(SyncStubs):
 
     def close(self) -> None:
         """Ends the connection, the thread, and what goes on, with MetamorphError. Turns go on. Can be repeated."""
-        if not self._shares_connection and not self.portal.closed:
-            self.portal.run(self.client.close())
-            self.portal.close()
+        if not self._shares_connection:
+            self.portal.close(self.client.close)
 
     metadata = _waiting(MetamorphClient.metadata)
     create_session = _waiting(MetamorphClient.create_session)
@@ -198,13 +200,14 @@ class SyncMetamorphClient(SyncStubs):
         return self.portal.iterate(each(page, request))
 
 
-def _beside_calls(token: Token) -> Token:
-    """Returns a token that is asked for on a thread if it is a function, which may take its time."""
-    if not callable(token):
-        return token
+def _beside_calls(
+    function: Callable[P, T | Awaitable[T]], workers: Executor | None = None
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Returns an async function that calls one of the caller's, which may take its time, on a thread."""
 
-    async def asked() -> str:
-        found = await asyncio.to_thread(token)
-        return await found if inspect.isawaitable(found) else found
+    async def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        call = functools.partial(function, *args, **kwargs)
+        found = await asyncio.get_running_loop().run_in_executor(workers, call)
+        return await found if isinstance(found, Awaitable) else found
 
-    return asked
+    return called
