@@ -5,7 +5,7 @@ import math
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Protocol, Self, cast
@@ -50,6 +50,8 @@ STATUSES = {
 }
 # Time for requests in progress when the server stops. Nobody has to read an answer.
 LAST_ANSWER_SECONDS = 1.0
+LOOK_SECONDS = 0.01
+DATE_SECONDS = 1.0
 # A page is read again for so many times as long as it takes to render.
 KEPT = 10
 
@@ -149,10 +151,36 @@ def application(*routes: Route) -> Starlette:
 
 
 class _Uvicorn(uvicorn.Server):
+    """Ends as soon as its requests are answered. uvicorn looks ten times a second whether to end, then waits again."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        """Ends the server."""
+        self._leaving.set()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         # The composition root handles signals, because it drains gRPC first.
         yield
+
+    async def main_loop(self) -> None:
+        while not self._leaving.is_set():
+            # Sets the date of answers.
+            await self.on_tick(0)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DATE_SECONDS):
+                    await self._leaving.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in self.servers:
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110, uvicorn has no event for it
+            await asyncio.sleep(LOOK_SECONDS)
 
 
 class HttpServer:
@@ -195,7 +223,7 @@ class HttpServer:
 
     async def __aexit__(self, *_: object) -> None:
         """Answers the requests in progress, for LAST_ANSWER_SECONDS at most, then closes."""
-        self._uvicorn.should_exit = True
+        self._uvicorn.leave()
         await asyncio.wait({self._task}, timeout=LAST_ANSWER_SECONDS)
         for connection in list(self._uvicorn.server_state.connections):
             if isinstance(connection, HttpConnection):
