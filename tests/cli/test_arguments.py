@@ -52,6 +52,15 @@ def test_every_client_command_refuses_what_it_cannot_send(path: tuple[str, ...],
                 cli.main([*path, *needed(command, file), option, value], standalone_mode=False)
 
 
+async def test_a_command_that_calls_a_server_imports_nothing_of_one() -> None:
+    """They took half of the time until a list was shown."""
+    code, _, imported = await run("sessions", "list", "--token", "two words", PYTHONPROFILEIMPORTTIME="1")
+    assert code == 2
+    names = {line.rpartition("|")[2].strip() for line in imported.splitlines()}
+    assert "metamorph_client" in names
+    assert names & {"anthropic", "apsw", "cryptography", "httpx2", "jwt", "structlog"} == set()
+
+
 def test_no_command_takes_text_unseen() -> None:
     seen = [
         (*path, each.name)

@@ -19,6 +19,7 @@ LEEWAY = LEEWAY_SECONDS * 1_000_000
 LONGEST_LIFE_SECONDS = 366 * 86_400
 # The end of the year 9999. The bound also keeps infinity and thousand-digit numbers out of the arithmetic.
 LATEST_SECONDS = 253_402_300_799
+LONGEST_TOKEN = 8192
 LONGEST_TEXT = {"user": 256, "email": 320, "jti": 256}
 VAULT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 VAULT_CLAIMS = ("vault_id", "vaultId")

@@ -9,7 +9,7 @@ from typing import Any, Self
 import jwt
 from jwt.exceptions import InvalidJTIError, InvalidSubjectError
 
-from metamorphd.auth.claims import LEEWAY, caller_of, times_of, token_id_of
+from metamorphd.auth.claims import LEEWAY, LONGEST_TOKEN, caller_of, times_of, token_id_of
 from metamorphd.auth.decoding import Token, decode
 from metamorphd.auth.emblem import ACCEPTED_SECONDS, EmblemApi
 from metamorphd.auth.jwks import ALGORITHMS, Key, KeySet
@@ -21,7 +21,6 @@ from metamorphd.models.caller import Caller
 
 # The only algorithm accepted for a shared secret.
 SHARED = "HS256"
-LONGEST_TOKEN = 8192
 CACHED_TOKENS = 10_000
 UNKNOWN_SIGNATURE = "the signature is not that of an accepted key"
 # Syntax of a Bearer token (RFC 6750, section 2.1).

@@ -125,8 +125,7 @@ def over_named_scheme(settings: "ClientSettings") -> "ClientSettings":
 
 def _refuse_unusable(settings: "ClientSettings") -> None:
     """Raises UsageError for what gRPC would refuse with a traceback, or nobody could understand."""
-    from metamorphd.auth.claims import VAULT_ID
-    from metamorphd.auth.tokens import LONGEST_TOKEN
+    from metamorphd.auth.claims import LONGEST_TOKEN, VAULT_ID
 
     target = _TARGET.fullmatch(settings.target)
     if target is None or not 0 < int(target["port"]) <= LAST_PORT:
