@@ -18,10 +18,13 @@ from tests.support.secrets import put
 async def fill(caller: Caller, *, sessions: int = 2) -> None:
     """Has a vault keep a little of everything."""
     await caller.upload(png())
-    for number in range(sessions):
-        session = await caller.create_session(title=f"Session {number}", metadata={"a": "b"}, labels={"team": "web"})
-        await caller.send(session.session_id, f"Hello {number}", request_id=f"6fd9cdb0-0000-4000-8000-{number:012}")
+    await asyncio.gather(*(_talk(caller, number) for number in range(sessions)))
     await put(caller, value=b"canary")
+
+
+async def _talk(caller: Caller, number: int) -> None:
+    session = await caller.create_session(title=f"Session {number}", metadata={"a": "b"}, labels={"team": "web"})
+    await caller.send(session.session_id, f"Hello {number}", request_id=f"6fd9cdb0-0000-4000-8000-{number:012}")
 
 
 def delete(caller: Caller, confirmation: str = "acme") -> Any:
