@@ -5,8 +5,9 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Not as many as there are cores: a container may have fewer to itself than it sees.
-JOBS ?= 2
+# Twice the cores of a small machine: tests and harnesses wait for longer than they compute. Not counted from the cores,
+# because a container may have fewer to itself than it sees.
+JOBS ?= 4
 TOOLS := .tools/bin
 SITE := .tools/site
 NODE_MODULES := clients/typescript/node_modules/.installed
@@ -36,9 +37,10 @@ help: ## This list
 run: $(VENV)/.installed ## Serve in dev mode on loopback, data under ./data
 	@exec $(BIN)/metamorph dev
 
-# By file: what a module's tests share is made once.
+# By file: what a module's tests share is made once. In the order of their names: ordered by how many tests they have, as
+# is usual, the longest files are the last, and have a few tests of a minute.
 test: $(VENV)/.installed ## Run the tests, JOBS at a time
-	@$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
+	@$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # MUTANTS="--count 20 --only chat" and so on, see --help.
 mutants: $(VENV)/.installed ## Change conditions of the server at random: do the tests notice?
@@ -51,7 +53,7 @@ bench: $(VENV)/.installed ## What is claimed about speed and memory, measured si
 	@$(BIN)/python -m bench $(BENCH)
 
 harness: $(VENV)/.installed ## The short form of the harnesses, and that each finds its mutants
-	@$(BIN)/python -m harness --short --mutants
+	@$(BIN)/python -m harness --short --mutants --jobs $(JOBS)
 
 abuse: $(VENV)/.installed ## Hostile callers, half an hour of them, and how the server fares
 	@$(BIN)/python -m harness abuse

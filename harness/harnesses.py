@@ -147,7 +147,7 @@ DECLARED = (
     Harness("abuse", "tampering", tampering.attack, {"attempts": 10_000}, {"attempts": 300}),
     Harness("abuse", "hostile-model", hostile_model.attack, {"turns": 5_000}, {"turns": 16}),
     Harness("abuse", "canaries", canaries.attack, {}, {"count": 150}),
-    Harness("torture", "crash", crash.crash, {"rounds": 1000}, {"rounds": 5}, alone=True),
+    Harness("torture", "crash", crash.crash, {"rounds": 1000}, {"rounds": 5}),
     Harness("torture", "race", race.race, {"rounds": 10_000}, {"rounds": 600}),
     Harness("torture", "upstream", upstream.upstream, {"rounds": 1000}, {"rounds": 120}, alone=True),
     Harness("torture", "drain", drain.drain, {"rounds": 20}, {"rounds": 1}, alone=True),
@@ -165,7 +165,6 @@ DECLARED = (
         restores.restores,
         {"whole": 100, "kills": 50, "interrupts": 20},
         {"whole": 3, "kills": 4, "interrupts": 2, "mebibytes": 4},
-        alone=True,
     ),
     Harness(
         "torture",
@@ -173,7 +172,6 @@ DECLARED = (
         rotation.rotation,
         {"vaults": 100_000, "kills": 20},
         {"vaults": 1_000, "kills": 2, "pause_seconds": 0.3, "stalled_seconds": 10},
-        alone=True,
     ),
     Harness(
         "torture",
@@ -181,7 +179,6 @@ DECLARED = (
         imports.imports,
         {"rounds": 200},
         {"rounds": 13, "messages": 1_200, "settle_seconds": 10, "random_kills": 0},
-        alone=True,
     ),
 )
 HARNESSES = {harness.name: harness for harness in DECLARED}

@@ -35,7 +35,7 @@ EXPORT, VERIFICATION_PHASE = 1, 3
 LONG_STEP = {"STEP_MESSAGES": 2_000, "STEP_WORDS": 2**31, "STEP_BYTES": 2**31}
 
 
-@mutant("any-request-is-parsed", harness=HARNESS, shown_by={GAP, MEMORY}, alone=True)
+@mutant("any-request-is-parsed", harness=HARNESS, shown_by={GAP, MEMORY}, alone=True, idle_seconds=1)
 def _any_request_is_parsed(patch: Patch) -> None:
     patch(GUARDS.LimitSize, "__call__", lambda *_: None)
     patch(GUARDS, "LARGEST_INLINE", float("inf"))
@@ -58,7 +58,7 @@ def _vault_erased_in_long_steps(patch: Patch) -> None:
     patch(WRITER, "JOB_SECONDS", FOREVER_SECONDS)
 
 
-@mutant("some-of-a-vault-is-kept", harness="leaving-vault", shown_by={"rows that are left"}, alone=True)
+@mutant("some-of-a-vault-is-kept", harness="leaving-vault", shown_by={"rows that are left"}, idle_seconds=1)
 def _some_of_a_vault_is_kept(patch: Patch) -> None:
     patch(VAULT_ERASURE, "ERASE_POSTINGS", VAULT_ERASURE.ERASE_POSTINGS.replace(":limit", "0 * :limit"))
 
@@ -85,13 +85,13 @@ def _verification_holds_the_loop(patch: Patch) -> None:
         patch(VERIFICATION, name, 2**31)
 
 
-@mutant("log-is-never-copied", harness=HARNESS, shown_by={WAL}, alone=True)
+@mutant("log-is-never-copied", harness=HARNESS, shown_by={WAL}, idle_seconds=1)
 def _log_is_never_copied(patch: Patch) -> None:
     for name in ("COPY_BYTES", "FULL_BYTES"):
         patch(LOG, name, float("inf"))
 
 
-@mutant("compressed-requests", harness=HARNESS, shown_by={COMPRESSED}, alone=True)
+@mutant("compressed-requests", harness=HARNESS, shown_by={COMPRESSED}, idle_seconds=1)
 def _compressed_requests(patch: Patch) -> None:
     patch(
         PORT,

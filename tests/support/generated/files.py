@@ -1,5 +1,6 @@
 """Generated files, kept for the next run, by their layout, the schema and the generator."""
 
+import fcntl
 import hashlib
 import shutil
 import tempfile
@@ -23,8 +24,12 @@ FULL = Layout(10_000_000, 5_000, ERASABLE_IF_FULL)
 def measurable(wanted: Layout, files: Path, progress: Progress) -> Iterator[Path]:
     """Yields a file of a layout, which measuring changes: a copy, but of a full one the only one there is."""
     stored = files / f"{wanted.messages}-{wanted.vaults}-{_version()}.db"
-    if not stored.exists():
-        generate(stored, wanted, progress)
+    files.mkdir(parents=True, exist_ok=True)
+    # Harnesses that want the same one may begin at the same time.
+    with (files / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stored.exists():
+            generate(stored, wanted, progress)
     if wanted == FULL:
         yield stored
         return
