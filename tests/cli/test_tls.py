@@ -14,7 +14,7 @@ from tests.support.tokens import SECRET, mint
 CALLS = {
     "chat": ["chat", "--token", mint(), "Hi"],
     "export": ["vault", "export", "--token", mint()],
-    "list": ["vault", "list"],
+    "list": ["backup", "list"],
     "check": ["check"],
 }
 
