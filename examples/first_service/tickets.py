@@ -13,6 +13,7 @@ from metamorph_client.chat.v1.chat_service_pb2 import CreateSessionRequest, List
 from metamorph_client.chat.v1.message_pb2 import ROLE_USER
 from metamorph_client.chat.v1.session_pb2 import Session
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -59,10 +60,18 @@ async def session_of(client: MetamorphClient, ticket: str) -> str:
     return created.session.session_id
 
 
+def customer_of(request: Request) -> str:
+    """Returns who asks, as the gateway in front of this service says."""
+    if not request.headers.get("x-customer"):
+        raise HTTPException(400, "x-customer is missing")
+    return request.headers["x-customer"]
+
+
 async def ask(request: Request) -> Response:
-    client = client_of(request.headers["x-customer"])
+    client = client_of(customer_of(request))
     session_id = await session_of(client, request.path_params["ticket"])
-    question = (await request.body()).decode()
+    # What is no UTF-8 is shown as such, and refused by nobody.
+    question = (await request.body()).decode(errors="replace")
     # A caller that repeats its key gets the answer of the first time, and pays for one.
     # A refusal is raised here, while our own status can still say so.
     reply = await client.start(session_id, question, request_id=request.headers.get("idempotency-key", ""))
@@ -79,7 +88,7 @@ async def text_of(reply: Reply) -> AsyncGenerator[str]:
 
 async def read(request: Request) -> Response:
     """Returns the conversation. An answer whose reader went away is here too: the turn went on without one."""
-    client = client_of(request.headers["x-customer"])
+    client = client_of(customer_of(request))
     session_id = await session_of(client, request.path_params["ticket"])
     listed = await client.chat.ListMessages(ListMessagesRequest(session_id=session_id))
     return JSONResponse(

@@ -105,6 +105,34 @@ async def test_a_token_that_is_no_text_is_refused_before_anything_is_sent(runnin
         assert await vault_of(client, ("authorization", f"Bearer {mint()}")) == "acme"
 
 
+@pytest.mark.parametrize("token", ["token\n", "two words", "naïve", "\x00"])
+async def test_a_token_that_cannot_be_sent_is_refused_before_anything_is_sent(running: Serving, token: str) -> None:
+    with pytest.raises(ValueError, match="the token has"):
+        MetamorphClient(running.target, token=token)
+    async with MetamorphClient(running.target, token=lambda: token) as client:
+        with pytest.raises(ValueError, match="the token has"):
+            client.with_token(token)
+        with pytest.raises(ValueError, match="the token has"):
+            await client.start("session", "Hello")
+
+
+@pytest.mark.parametrize("token", [mint(), an_async_token])
+async def test_a_call_has_what_grpc_says_that_it_has(running: Serving, token: Any) -> None:
+    async with MetamorphClient(running.target, token=token) as client:
+        session = await client.create_session()
+        call = client.chat.SendMessage(send_request(session.session_id, "Hello"), timeout=30)
+        ended: list[Any] = []
+        call.add_done_callback(ended.append)
+        first: Any = await call.read()
+        assert first.event.HasField("turn_started")
+        assert 0 < (call.time_remaining() or 0) <= 30
+        assert (call.done(), call.cancelled()) == (False, False)
+        await call.wait_for_connection()
+        while await call.read() is not grpc.aio.EOF:
+            pass
+        assert (call.done(), call.cancelled(), ended) == (True, False, [call])
+
+
 async def test_a_vault_that_is_no_text_is_refused(running: Serving) -> None:
     vault: Any = an_async_token
     async with MetamorphClient(running.target, vault=vault) as client:

@@ -34,3 +34,10 @@ async def test_a_client_belongs_to_the_event_loop_it_was_made_in() -> None:
     async with MetamorphClient() as client:
         with pytest.raises(RuntimeError, match="another event loop"):
             await asyncio.to_thread(asyncio.run, client.create_session())
+
+
+async def test_several_tasks_wait_for_the_end_of_one_reply(running: Serving) -> None:
+    async with MetamorphClient(running.target, token=mint()) as client:
+        reply = await client.start((await client.create_session()).session_id, "Hello")
+        first, second = await asyncio.gather(reply.final(), reply.final())
+    assert first == second

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import grpc
 import pytest
-from metamorph_client import MetamorphError, Tool, Violation
+from metamorph_client import MetamorphClient, MetamorphError, Tool, Violation
 
 
 def find(query: str, limit: int = 5, kind: Literal["page", "image"] = "page", tags: list[str] | None = None) -> str:
@@ -63,4 +63,9 @@ def test_an_error_is_hashable_and_survives_pickling() -> None:
     assert len({error, error}) == 1
     copied = pickle.loads(pickle.dumps(error))  # noqa: S301, our own
     assert vars(copied) == vars(error)
-    assert str(copied) == "SESSION_NOT_FOUND: no session ses_1"
+    assert str(copied) == "SESSION_NOT_FOUND: no session ses_1 (session_id: is too short)"
+
+
+async def test_two_tools_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="two tools have the name find"):
+        await MetamorphClient().run_tools("ses_1", "Hello", [find, Tool(many, "find", "", {})])

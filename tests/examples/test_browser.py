@@ -24,6 +24,8 @@ from tests.support.proxy import CuttingProxy
 from tests.support.serving import Serving, asking
 from tests.support.tokens import mint
 
+# Recipes that are still to answer in JSON whatever is sent.
+TERSE = ("express", "nethttp")
 WORDS = tuple(f"word {number} " for number in range(8))
 
 
@@ -226,6 +228,29 @@ async def test_a_message_that_is_repeated_starts_one_turn(app: App) -> None:
     assert (other.status_code, other.json()["reason"]) == (422, "REQUEST_ID_REUSED")
     none = await app.http.post("/replies", json=message, headers={"idempotency-key": '"none"'})
     assert (none.status_code, none.json()["reason"]) == (422, "REQUEST_INVALID")
+
+
+async def test_a_bad_cursor_is_the_start(app: App) -> None:
+    turn_id = await app.ask()
+    for bad in ("1e3", "-1", "+1", "0x1", "1.0", "9" * 5000):
+        assert in_order(turn_id, await app.events(turn_id, last=f"{turn_id}:{bad}"))
+
+
+async def test_a_body_that_is_no_message_is_refused_in_json(app: App, request: pytest.FixtureRequest) -> None:
+    if any(name in request.node.name for name in TERSE):
+        pytest.skip("not yet")
+    for body in (b"x", b"null", b'"text"', b"\xff", b'{"text": null}', b"{}"):
+        response = await app.http.post("/replies", content=body, headers={"content-type": "application/json"})
+        assert response.status_code in (400, 422), body
+        assert isinstance(response.json(), dict)
+    secret = "a secret " * 20_000
+    response = await app.http.post("/replies", json={"text": secret})
+    assert response.status_code == 413
+    assert isinstance(response.json(), dict)
+    assert len(response.content) < 1000
+    assert "a secret" not in (await app.http.post("/replies", json={"text": "a secret " * 1000})).text
+    app.http.cookies.set("token", "two words")
+    assert (await app.http.post("/replies", json={"text": "Hello"})).status_code == 401
 
 
 async def test_an_event_that_there_is_not_is_a_status(app: App) -> None:

@@ -1,7 +1,6 @@
 """The calls of stubs: each says who calls, has a deadline if it is unary, and fails with MetamorphError."""
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -10,36 +9,11 @@ import grpc
 
 from metamorph_client.connection import Connection
 from metamorph_client.errors import MetamorphError
+from metamorph_client.identity import Identity, Metadata
 from metamorph_client.iterating import every
 
-Metadata = tuple[tuple[str, str], ...]
-Token = str | Callable[[], str | Awaitable[str]] | None
 C = TypeVar("C", bound="Call")
 IDENTITY_KEYS = {"authorization", "x-vault-id"}
-
-
-class Identity:
-    """Who calls: a token that is asked for at every call, or a vault in dev mode."""
-
-    def __init__(self, token: Token, vault: str | None) -> None:
-        self._token = token
-        self._vault = vault
-        self.renews_tokens = callable(token)
-
-    def metadata(self) -> Metadata | Awaitable[Metadata]:
-        """Returns the metadata of a call, to be awaited if the token is. Raises TypeError for what is no text."""
-        token = self._token() if callable(self._token) else self._token
-        return self._awaited(token) if inspect.isawaitable(token) else self._of(token)
-
-    async def _awaited(self, token: Awaitable[str]) -> Metadata:
-        return self._of(await token)
-
-    def _of(self, token: object) -> Metadata:
-        bearer, vault = _text("token", token), _text("vault", self._vault)
-        return (
-            *([("authorization", f"Bearer {bearer}")] if bearer else []),
-            *([("x-vault-id", vault)] if vault else []),
-        )
 
 
 class IdentifyingChannel:
@@ -92,8 +66,9 @@ class IdentifyingChannel:
             own = () if identified else self._identity.metadata()
             seconds = deadline if timeout is None else timeout
             return kind(
-                lambda found: start(*args, metadata=(*found, *given), timeout=seconds, **kwargs),
+                lambda found, left: start(*args, metadata=(*found, *given), timeout=left, **kwargs),
                 own,
+                seconds=seconds,
                 connection=self._connection,
                 renews_tokens=self._identity.renews_tokens and not identified,
             )
@@ -126,25 +101,37 @@ class Call:
 
     def __init__(
         self,
-        start: Callable[[Metadata], Any],
+        start: Callable[[Metadata, float | None], Any],
         identity: Metadata | Awaitable[Metadata],
         *,
+        seconds: float | None,
         connection: Connection,
         renews_tokens: bool,
     ) -> None:
         self._start = start
+        self._seconds = seconds
         self._connection = connection
         self._renews_tokens = renews_tokens
         self.requests: Requests | None = None
         self._call: Any = None
         self._starting: asyncio.Future[Any] | None = None
         if isinstance(identity, tuple):
-            self._call = start(identity)
+            self._call = start(identity, seconds)
         else:
             self._starting = connection.run(self._identify(identity))
 
     async def _identify(self, identity: Awaitable[Metadata]) -> Any:
-        self._call = self._start(await identity)
+        loop = asyncio.get_running_loop()
+        began, limit = loop.time(), asyncio.timeout(self._seconds)
+        try:
+            async with limit:
+                found = await identity
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise MetamorphError(grpc.StatusCode.DEADLINE_EXCEEDED, "", "the token did not come in time") from None
+        left = None if self._seconds is None else max(0, self._seconds - (loop.time() - began))
+        self._call = self._start(found, left)
         return self._call
 
     async def _started(self) -> Any:
@@ -175,6 +162,41 @@ class Call:
         if self._call is None and self._starting is not None:
             return self._starting.cancel()
         return bool(self._call.cancel())
+
+    def done(self) -> bool:
+        """Returns whether the call has ended."""
+        if self._call is None and self._starting is not None:
+            return self._starting.done()
+        return bool(self._call.done())
+
+    def cancelled(self) -> bool:
+        """Returns whether `cancel` ended the call."""
+        if self._call is None and self._starting is not None:
+            return self._starting.cancelled()
+        return bool(self._call.cancelled())
+
+    def time_remaining(self) -> float | None:
+        """Returns how many seconds are left, or None if there is no deadline, or no token yet."""
+        return None if self._call is None else self._call.time_remaining()
+
+    def add_done_callback(self, callback: Callable[[Any], object]) -> None:
+        """Calls a function with this call once it has ended."""
+        if self._starting is None:
+            self._call.add_done_callback(lambda _: callback(self))
+            return
+
+        def started(_: object) -> None:
+            if self._call is None:
+                callback(self)
+            else:
+                self._call.add_done_callback(lambda _: callback(self))
+
+        self._starting.add_done_callback(started)
+
+    async def wait_for_connection(self) -> None:
+        """Returns once the call is sent."""
+        with self._failing():
+            await self._connection.run((await self._started()).wait_for_connection())
 
     async def initial_metadata(self) -> Any:
         with self._failing():
@@ -220,21 +242,14 @@ class Response(Call):
 
 
 class Responses(Call):
-    """A call with a stream of responses, to be iterated over."""
+    """A call with a stream of responses, to be iterated over, or read one by one."""
+
+    async def read(self) -> Any:
+        """Returns the next response, or `grpc.aio.EOF`."""
+        with self._failing():
+            return await (await self._started()).read()
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         with self._failing():
             async for response in await self._started():
                 yield response
-
-
-def _text(name: str, value: object) -> str:
-    """Returns text, which is empty if there is none. Raises TypeError for others, of which no server knows anything."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    if inspect.iscoroutine(value):
-        # Or Python warns that nobody has awaited it.
-        value.close()
-    if callable(value) or inspect.isawaitable(value):
-        raise TypeError(f"the {name} must be text, not a function or what one returns")
-    raise TypeError(f"the {name} must be text, not {type(value).__name__}")

@@ -8,7 +8,7 @@ from typing import Any, Self, cast
 import grpc
 
 from metamorph_client.attachments import Source, downloaded, uploaded
-from metamorph_client.calls import IdentifyingChannel, Identity, Metadata, Token
+from metamorph_client.calls import IdentifyingChannel
 from metamorph_client.channel import TLS, open_channel
 from metamorph_client.chat.v1.attachment_pb2 import Attachment
 from metamorph_client.chat.v1.chat_service_pb2 import (
@@ -23,6 +23,7 @@ from metamorph_client.chat.v1.turn_pb2 import Turn, TurnEvent, TurnFinished
 from metamorph_client.connection import Connection
 from metamorph_client.content import Content, blocks
 from metamorph_client.errors import MetamorphError
+from metamorph_client.identity import Identity, Metadata, Token
 from metamorph_client.lists import Lists
 from metamorph_client.replies import Patience, Reply, Resuming
 from metamorph_client.stubs import without_stubs
@@ -40,8 +41,8 @@ class MetamorphClient(Lists):
 
     The generated stubs `chat`, `vault` and `admin` have every method of the server. Their calls identify the caller
     likewise, unless their own `metadata=` has a token or a vault, and raise MetamorphError like all others; so do those
-    of other stubs on `channel`. Raises ValueError for a target or files of TLS with which no call could be made, and
-    RuntimeError outside an event loop, or in a process that was forked from one that had a client.
+    of other stubs on `channel`. Raises ValueError for a target, a token or files of TLS with which no call could be
+    made, and RuntimeError outside an event loop, or in a process that was forked from one that had a client.
     """
 
     def __init__(
@@ -198,8 +199,8 @@ class MetamorphClient(Lists):
 
         A function becomes a tool by its name, docstring and type hints. Calls of one reply run at the same time. A
         tool that raises is answered as an error, as is one that there is not. After `max_rounds` answers the turn is
-        returned as it is: its `stop_reason` is TOOL_USE if the model would go on. Raises MetamorphError, and TypeError
-        for a function that cannot be a tool.
+        returned as it is: its `stop_reason` is TOOL_USE if the model would go on. Raises MetamorphError, TypeError for
+        a function that cannot be a tool, and ValueError for two tools of one name.
         """
         loop = ToolLoop(tools)
 

@@ -18,6 +18,7 @@ RESUMABLE = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 # A new token helps with the first two, and waiting with the others.
+SHOWN_VIOLATIONS = 3
 TOKEN_REASONS = {"TOKEN_EXPIRED", "TOKEN_REVOKED"}
 RESUMABLE_REASONS = {*TOKEN_REASONS, "RATE_LIMITED", "READER_TOO_SLOW", "STORE_BUSY"}
 # What gRPC's core says of a handshake that no further attempt can change, and what that means.
@@ -62,12 +63,18 @@ class MetamorphError(Exception):
         self.retry_delay = retry_delay
         self.violations = tuple(violations)
         self.call_id = call_id
-        self.resumable = _is_resumable(code, reason, message) if resumable is None else resumable
+        # A server that names a delay expects the call again.
+        waits = retry_delay is not None or _is_resumable(code, reason, message)
+        self.resumable = waits if resumable is None else resumable
         # What pickle makes another one of, before it adds the attributes.
         super().__init__(code, reason, message)
 
     def __str__(self) -> str:
-        return f"{self.reason or self.code.name}: {self.message}"
+        shown = [f"{field}: {rule}" if field else rule for field, rule in self.violations[:SHOWN_VIOLATIONS]]
+        if more := len(self.violations) - len(shown):
+            shown.append(f"and {more} more")
+        invalid = f" ({'; '.join(shown)})" if shown else ""
+        return f"{self.reason or self.code.name}: {self.message}{invalid}"
 
     @classmethod
     def of(cls, error: grpc.aio.AioRpcError, *, new_token: bool = True) -> Self:

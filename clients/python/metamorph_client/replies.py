@@ -4,8 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from types import AsyncGeneratorType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from metamorph_client.chat.v1.chat_service_pb2 import GetTurnRequest, StreamTurnRequest
 from metamorph_client.chat.v1.turn_pb2 import TURN_STATUS_RUNNING, Turn, TurnEvent, TurnFinished
@@ -15,7 +14,6 @@ from metamorph_client.errors import CALL_ID, MetamorphError
 if TYPE_CHECKING:
     from metamorph_client.chat.v1.chat_service_pb2_grpc import ChatServiceAsyncStub
 
-Steps = AsyncGeneratorType[TurnEvent | None, None]
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 5.0
 
@@ -70,7 +68,8 @@ class Resuming:
         self._start = start
         self.turn_id = turn_id
         self._sequence = after_sequence
-        self._steps: Steps | None = None
+        self._steps: AsyncGenerator[TurnEvent | None] | None = None
+        self._stepping = asyncio.Lock()
         # What `begin` has had to read.
         self._begun: TurnEvent | None = None
         self._over = False
@@ -110,15 +109,18 @@ class Resuming:
             await steps.aclose()
 
     async def _step(self) -> TurnEvent | None:
+        # Several tasks may wait for the same end.
+        async with self._stepping:
+            return await self._next_step()
+
+    async def _next_step(self) -> TurnEvent | None:
         if self._steps is None:
-            self._steps = cast(Steps, self._streamed())
-        steps = self._steps
+            self._steps = self._streamed()
         try:
-            return await anext(steps)
+            return await anext(self._steps)
         except BaseException:
-            # It has ended, unless this is because another task waits for it.
-            if not steps.ag_running:
-                self._steps = None
+            # It has ended.
+            self._steps = None
             raise
 
     async def _streamed(self) -> AsyncGenerator[TurnEvent | None]:

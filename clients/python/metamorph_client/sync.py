@@ -10,11 +10,11 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 import grpc
 from google.protobuf.message import Message as ProtoMessage
 
-from metamorph_client.calls import Token
 from metamorph_client.channel import TLS
 from metamorph_client.chat.v1.turn_pb2 import Turn, TurnEvent, TurnFinished
 from metamorph_client.client import MetamorphClient
 from metamorph_client.errors import MetamorphError
+from metamorph_client.identity import Token
 from metamorph_client.lists import each
 from metamorph_client.portal import Portal
 from metamorph_client.replies import Reply

@@ -71,8 +71,12 @@ class ToolLoop:
     """The tools of one conversation with a model, and the answers to its calls."""
 
     def __init__(self, tools: Iterable[Tool | Callable[..., Any]]) -> None:
-        found = (tool if isinstance(tool, Tool) else Tool.of(tool) for tool in tools)
-        self._tools = {tool.name: tool for tool in found}
+        self._tools: dict[str, Tool] = {}
+        for each in tools:
+            tool = each if isinstance(each, Tool) else Tool.of(each)
+            if tool.name in self._tools:
+                raise ValueError(f"two tools have the name {tool.name}: make a Tool with another one")
+            self._tools[tool.name] = tool
 
     def offered_by(self, options: GenerationOptions | None) -> GenerationOptions:
         """Returns options with these tools."""

@@ -8,9 +8,10 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 from fastapi import Body, Cookie, Depends, FastAPI, Header, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from fastapi.staticfiles import StaticFiles
@@ -18,10 +19,12 @@ from google.protobuf.json_format import MessageToJson
 from metamorph_client import MetamorphClient, MetamorphError, Reply
 from metamorph_client.chat.v1.chat_service_pb2 import GetTurnRequest
 from metamorph_client.chat.v1.turn_pb2 import TURN_STATUS_RUNNING
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 STATUSES = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "NOT_FOUND": 404, "FAILED_PRECONDITION": 409}
 STATUSES |= {"ABORTED": 409, "INVALID_ARGUMENT": 422, "OUT_OF_RANGE": 422, "ALREADY_EXISTS": 422}
 STATUSES |= {"RESOURCE_EXHAUSTED": 429, "UNAVAILABLE": 503}
+LONGEST_BODY, LONGEST_NUMBER = 64 * 1024, 9
 TARGET = os.environ.get("METAMORPH_TARGET", "localhost:50051")
 Text = Annotated[str, Body(min_length=1, max_length=8000)]
 Key = Annotated[str, Header(alias="idempotency-key")]
@@ -34,11 +37,42 @@ async def connected(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def client(request: Request, token: Annotated[str, Cookie()] = "") -> MetamorphClient:
-    return cast(MetamorphClient, request.app.state.client).with_token(token)
+    shared: MetamorphClient = request.app.state.client
+    try:
+        return shared.with_token(token)
+    except ValueError as exc:
+        raise HTTPException(401, str(exc)) from exc
 
 
 Client = Annotated[MetamorphClient, Depends(client)]
 app = FastAPI(lifespan=connected)
+
+
+@app.add_middleware
+class Limited:
+    """Refuses bodies of more than LONGEST_BODY bytes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        left = LONGEST_BODY
+
+        async def counted() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(413)
+            return message
+
+        await self.app(scope, counted, send)
+
+
+@app.exception_handler(RequestValidationError)
+async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    faults = "; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors())
+    return JSONResponse({"reason": "", "message": faults}, 422)
 
 
 @app.exception_handler(MetamorphError)
@@ -59,7 +93,8 @@ async def ask(text: Text, client: Client, key: Key = "", session_id: Annotated[s
 async def rest(turn_id: str, client: Client, last_event_id: Annotated[str, Header()] = "") -> Reply:
     turn = (await client.chat.GetTurn(GetTurnRequest(turn_id=turn_id))).turn
     seen, _, sequence = last_event_id.partition(":")
-    after = int(sequence) if seen == turn_id and sequence.isdecimal() else 0
+    known = seen == turn_id and sequence.isdecimal() and len(sequence) <= LONGEST_NUMBER
+    after = int(sequence) if known else 0
     if turn.status != TURN_STATUS_RUNNING and after >= turn.last_sequence:
         raise HTTPException(204)  # Nothing is left: the browser asks no more.
     return await client.follow(turn_id, after)

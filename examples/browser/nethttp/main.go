@@ -101,8 +101,9 @@ func stream(client *metamorph.Client, w http.ResponseWriter, r *http.Request) er
 		return err
 	}
 	turn, after := found.Turn, 0
-	if seen, sequence, _ := strings.Cut(r.Header.Get("Last-Event-ID"), ":"); seen == turn.TurnId {
-		after, _ = strconv.Atoi(sequence)
+	seen, sequence, _ := strings.Cut(r.Header.Get("Last-Event-ID"), ":")
+	if number, err := strconv.ParseUint(sequence, 10, 31); err == nil && seen == turn.TurnId {
+		after = int(number)
 	}
 	if turn.Status != chatv1.TurnStatus_TURN_STATUS_RUNNING && after >= int(turn.LastSequence) {
 		w.WriteHeader(204) // Nothing is left: the browser asks no more.

@@ -148,6 +148,8 @@ class World:
         match name:
             case "dev":
                 return {"emblem_dev_mode": True}
+            case "crowded":
+                return {"max_running_turns": 1}
             case "limited":
                 return {"rate_limit_requests": 3, "rate_limit_window_seconds": 3}
             case "tls" | "mtls":

@@ -1,5 +1,6 @@
 """What the drivers of both Python clients share: the lines, and the JSON of events and errors."""
 
+import asyncio
 import json
 import sys
 import threading
@@ -54,9 +55,10 @@ class Seen:
             return values[min(self.tokens, len(values)) - 1]
 
         async def ask_async() -> Any:
+            await asyncio.sleep(described.get("seconds", 0))
             return ask()
 
-        return ask_async if described["kind"] == "async" else ask
+        return ask if described["kind"] == "function" else ask_async
 
 
 class Tools:

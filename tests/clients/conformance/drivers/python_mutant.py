@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from metamorph_client import MetamorphClient, MetamorphError, calls, connection, replies
+from metamorph_client import MetamorphClient, MetamorphError, calls, connection, identity, replies
 
 from tests.clients.conformance.drivers.python_async import main
 
@@ -63,14 +63,14 @@ def sends_again_with_another_request_id() -> None:
 
 @mutant
 def keeps_an_old_token() -> None:
-    ask = calls.Identity.metadata
+    ask = identity.Identity.metadata
 
     def kept(self: Any) -> Any:
         if not hasattr(self, "kept"):
             self.kept = ask(self)
         return self.kept
 
-    calls.Identity.metadata = kept  # type: ignore[method-assign]
+    identity.Identity.metadata = kept  # type: ignore[method-assign]
 
 
 @mutant
@@ -98,13 +98,13 @@ def keeps_its_identity() -> None:
 
 @mutant
 def hopes_for_another_token() -> None:
-    identify = calls.Identity.__init__
+    identify = identity.Identity.__init__
 
     def hopeful(self: Any, token: Any, vault: str | None) -> None:
         identify(self, token, vault)
         self.renews_tokens = True
 
-    calls.Identity.__init__ = hopeful  # type: ignore[method-assign]
+    identity.Identity.__init__ = hopeful  # type: ignore[method-assign]
 
 
 @mutant
