@@ -197,6 +197,12 @@ async def test_a_stream_that_is_left_is_cancelled_at_the_server(project: Path) -
     assert printed == [cancelled, cancelled, cancelled, f"true {cancelled}"]
 
 
+async def test_large_messages_are_sent_beside_other_calls(project: Path, running: Serving) -> None:
+    caller = {"METAMORPH_TARGET": running.target, "METAMORPH_TOKEN": mint()}
+    printed = (await output(project / "large.mjs", **caller)).splitlines()
+    assert printed == [" ".join(["COMPLETED"] * 4), "20 0", "RESOURCE_EXHAUSTED", "0"]
+
+
 async def test_a_request_that_cannot_be_encoded_is_a_type_error_at_once(project: Path, running: Serving) -> None:
     program = project / "unencodable.cjs"
     program.write_text(

@@ -25,7 +25,7 @@ from tests.support.serving import Serving, asking
 from tests.support.tokens import mint
 
 # Recipes that are still to answer in JSON whatever is sent.
-TERSE = ("express", "nethttp")
+TERSE = ("nethttp",)
 WORDS = tuple(f"word {number} " for number in range(8))
 
 

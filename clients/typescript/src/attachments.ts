@@ -26,6 +26,9 @@ export async function uploaded(
 ): Promise<Attachment> {
   const options = signal ? { signal } : {};
   const content = typeof source === "string" ? await readFile(source) : source;
+  if (!(Symbol.iterator in Object(content) || Symbol.asyncIterator in Object(content))) {
+    throw new TypeError("what is uploaded must be bytes, the path of a file, or a stream of bytes");
+  }
   let fault: { error: unknown } | undefined;
   for (;;) {
     const pieces = content instanceof Uint8Array ? [content] : read(content, (error) => (fault = { error }));

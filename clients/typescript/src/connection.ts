@@ -17,6 +17,8 @@ export interface TLS {
 // A name, an address of IPv4, or one of IPv6 in brackets.
 const TARGET = /^(grpcs?:\/\/)?((?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5}))$/;
 const LAST_PORT = 65_535;
+// More than a program has in memory to send.
+const SESSION_MEGABYTES = 65_536;
 const PEM = "-----BEGIN ";
 
 /** What is at the other end of a connection, which opens at the first call. */
@@ -42,7 +44,9 @@ export function connection(target: string, tls: boolean | TLS): Connection {
       pingIdleConnection: false,
     };
     const files = secure && typeof tls === "object" ? pemOf(tls) : {};
-    return { baseUrl, sessionManager: new Http2SessionManager(baseUrl, pings, files) };
+    // Node's own limit of 10 MB for what is not yet sent refuses every call of a connection that has reached it.
+    const options = { ...files, maxSessionMemory: SESSION_MEGABYTES };
+    return { baseUrl, sessionManager: new Http2SessionManager(baseUrl, pings, options) };
   }
   throw new TypeError(
     `${JSON.stringify(target)} is not the address of a server: name one as host:port, as grpc://host:port, ` +

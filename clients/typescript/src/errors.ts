@@ -50,6 +50,7 @@ const TLS_FAULTS: readonly (readonly [RegExp, string])[] = [
   ],
   [/^ERR_SSL_/, "the server does not speak TLS, or another kind: leave out `tls` and grpcs:// if it speaks none"],
 ];
+const SHOWN_VIOLATIONS = 3;
 // How the connection was lost has many names. gRPC has one.
 const LOST = new Set([Code.Canceled, Code.Aborted, Code.Unknown, Code.Internal]);
 
@@ -89,12 +90,19 @@ export class MetamorphError extends Error {
     this.retryDelay = details.retryDelay;
     this.violations = details.violations ?? [];
     this.callId = details.callId ?? "";
-    this.resumable = details.resumable ?? (RESUMABLE_REASONS.has(this.reason) || RESUMABLE.has(code));
+    // A server that names a delay expects the call again.
+    const waits = this.retryDelay !== undefined || RESUMABLE_REASONS.has(this.reason) || RESUMABLE.has(code);
+    this.resumable = details.resumable ?? waits;
   }
 
-  /** Returns `REASON: message`, or `CODE: message` if there is no reason. */
+  /** Returns `REASON: message`, or `CODE: message` if there is no reason, and the first fields that are invalid. */
   override toString(): string {
-    return `${this.reason || this.code}: ${this.message}`;
+    const shown = this.violations
+      .slice(0, SHOWN_VIOLATIONS)
+      .map(({ field, description }) => (field ? `${field}: ${description}` : description));
+    const more = this.violations.length - shown.length;
+    if (more) shown.push(`and ${more} more`);
+    return `${this.reason || this.code}: ${this.message}${shown.length ? ` (${shown.join("; ")})` : ""}`;
   }
 
   /**

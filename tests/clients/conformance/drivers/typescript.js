@@ -150,8 +150,9 @@ const DO = {
 
 function tokenOf(described) {
   if (typeof described !== "object") return described;
-  const { kind, values } = described;
+  const { kind, values, seconds } = described;
   const ask = () => values[Math.min(++tokens, values.length) - 1];
+  if (kind === "slow") return () => setTimeout(seconds * 1000, ask());
   return kind === "async" ? async () => ask() : ask;
 }
 
