@@ -15,22 +15,21 @@ const { METAMORPH_TARGET = "localhost:50051", PORT = "8000" } = process.env;
 
 // One connection for all users. It has no token of its own: nobody's request may become the service's.
 const connection = new MetamorphClient(METAMORPH_TARGET, { giveUpAfterMs: 20_000 });
-const clientOf = (request: Request) =>
-  connection.withToken(/(?:^|;\s*)token=([^;]*)/.exec(request.headers.cookie ?? "")?.[1]);
+function clientOf(request: Request): MetamorphClient {
+  const token = /(?:^|;\s*)token=([^;]*)/.exec(request.headers.cookie ?? "")?.[1] ?? "";
+  if (/[^\x21-\x7e]/.test(token)) throw new MetamorphError("UNAUTHENTICATED", "the cookie is no token");
+  return connection.withToken(token);
+}
 const app = express();
 app.use(express.json({ limit: "64kb" }));
 
 app.post("/replies", async (request, response) => {
   const { text, session_id } = request.body ?? {};
-  if (typeof text !== "string" || !text || text.length > LONGEST_TEXT) {
-    response.status(422).json({ reason: "", message: `text must have 1 to ${LONGEST_TEXT} characters` });
-    return;
-  }
+  if (typeof text !== "string" || !text || text.length > LONGEST_TEXT)
+    throw new MetamorphError("INVALID_ARGUMENT", `text must have 1 to ${LONGEST_TEXT} characters`);
   const client = clientOf(request);
-  // Of a browser that repeats a request whose answer was lost: it takes effect once.
-  const requestId = request.get("idempotency-key")?.replace(/^"|"$/g, "");
-  const given = typeof session_id === "string" && session_id;
-  const sessionId = given || (await client.createSession({ requestId })).sessionId;
+  const requestId = request.get("idempotency-key")?.replace(/^"|"$/g, ""); // With the same one, it takes effect once.
+  const sessionId = typeof session_id === "string" && session_id || (await client.createSession({ requestId })).sessionId;
   const left = new AbortController();
   const { turnId } = await client.start(sessionId, text, { requestId, signal: left.signal });
   left.abort(); // This stream only. The turn goes on.
@@ -70,6 +69,8 @@ app.delete("/replies/:turnId", async (request, response) => {
 app.use(express.static(fileURLToPath(new URL("../page", import.meta.url))));
 
 const refuse: ErrorRequestHandler = (error, _request, response, next) => {
+  // Of a body that is too large, or no JSON.
+  if (error.expose) return void response.status(error.status).json({ reason: "", message: error.message });
   if (!(error instanceof MetamorphError)) return next(error);
   if (error.retryDelay !== undefined) response.set("retry-after", String(Math.round(error.retryDelay)));
   response.status(STATUSES[error.code] ?? 500).json({ reason: error.reason, message: error.message });
