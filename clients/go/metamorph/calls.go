@@ -20,7 +20,7 @@ type caller struct {
 }
 
 func (caller caller) check() error {
-	return errors.Join(printable("token", caller.token), printable("vault", caller.vault))
+	return errors.Join(sendable("token", caller.token), sendable("vault", caller.vault))
 }
 
 // identify returns a context whose outgoing metadata identifies the caller, and whether another attempt would have
@@ -34,11 +34,14 @@ func (caller caller) identify(ctx context.Context) (identified context.Context, 
 	token := caller.token
 	if caller.source != nil {
 		token, err = caller.source(ctx)
+		if ctx.Err() != nil {
+			return nil, false, contextError(ctx)
+		}
 		if err != nil {
 			return nil, false, fmt.Errorf("metamorph: no token: %w", err)
 		}
 	}
-	if err := printable("token", token); err != nil {
+	if err := sendable("token", token); err != nil {
 		return nil, false, fmt.Errorf("metamorph: %w", err)
 	}
 	if token != "" {
@@ -50,11 +53,11 @@ func (caller caller) identify(ctx context.Context) (identified context.Context, 
 	return ctx, caller.source != nil, nil
 }
 
-// printable returns an error for what gRPC cannot send as metadata.
-func printable(name, value string) error {
+// sendable returns an error for what no token or vault has, and gRPC may not be able to send as metadata.
+func sendable(name, value string) error {
 	for _, letter := range value {
-		if letter < ' ' || letter > '~' {
-			return fmt.Errorf("the %s must be printable ASCII, and has %q", name, letter)
+		if letter <= ' ' || letter > '~' {
+			return fmt.Errorf("the %s must be printable ASCII without spaces, and has %q", name, letter)
 		}
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -105,6 +106,20 @@ func TestPlaintextToAServerWithTLSSaysWhatToDo(t *testing.T) {
 	_, err := client.Chat.CreateSession(t.Context(), &chatv1.CreateSessionRequest{})
 	var failed *metamorph.Error
 	if !errors.As(err, &failed) || !strings.Contains(failed.Message, "grpcs://") || !failed.Resumable() {
+		t.Fatal(err)
+	}
+}
+
+func TestASourceThatTakesTooLongIsADeadline(t *testing.T) {
+	server := serve(t)
+	client := dial(t, server.target, metamorph.WithTimeout(50*time.Millisecond),
+		metamorph.WithTokenSource(func(ctx context.Context) (string, error) {
+			<-ctx.Done()
+			return "", ctx.Err()
+		}))
+	_, err := client.Chat.GetSession(t.Context(), &chatv1.GetSessionRequest{})
+	var failed *metamorph.Error
+	if !errors.As(err, &failed) || failed.Code != codes.DeadlineExceeded {
 		t.Fatal(err)
 	}
 }

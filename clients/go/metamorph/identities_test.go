@@ -33,9 +33,11 @@ func TestEachIdentityHasItsToken(t *testing.T) {
 
 func TestAnIdentityWhoseTokenCannotBeSentCallsNothing(t *testing.T) {
 	server := serve(t)
-	_, err := dial(t, server.target).WithToken("line\nfeed").Start(t.Context(), "ses_1", metamorph.Text("Hello"))
-	if calls := server.made(); !namesToken(err) || len(calls) > 0 {
-		t.Fatal(err, calls)
+	for _, token := range []string{"line\nfeed", "two words", "Zoë"} {
+		_, err := dial(t, server.target).WithToken(token).Start(t.Context(), "ses_1", metamorph.Text("Hello"))
+		if calls := server.made(); !namesToken(err) || len(calls) > 0 {
+			t.Fatal(err, calls)
+		}
 	}
 }
 

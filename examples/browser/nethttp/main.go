@@ -56,12 +56,14 @@ func answering(
 			token = cookie.Value
 		}
 		var refusal *metamorph.Error
-		if errors.As(serve(client.WithToken(token), w, r), &refusal) {
+		if err := serve(client.WithToken(token), w, r); errors.As(err, &refusal) {
 			if refusal.RetryDelay > 0 {
 				w.Header().Set("Retry-After", fmt.Sprint(math.Ceil(refusal.RetryDelay.Seconds())))
 			}
-			body := map[string]string{"reason": refusal.Reason, "message": refusal.Message}
-			answer(w, cmp.Or(statuses[refusal.Code], 500), body)
+			status := cmp.Or(statuses[refusal.Code], 500)
+			answer(w, status, map[string]string{"reason": refusal.Reason, "message": refusal.Message})
+		} else if err != nil {
+			answer(w, 401, map[string]string{"message": err.Error()}) // No token is like this one.
 		}
 	}
 }
@@ -69,12 +71,16 @@ func answering(
 func answer(w http.ResponseWriter, status int, body map[string]string) error {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	return json.NewEncoder(w).Encode(body)
+	json.NewEncoder(w).Encode(body)
+	return nil
 }
 
 func ask(client *metamorph.Client, w http.ResponseWriter, r *http.Request) error {
 	var question struct{ Text, Session_id string }
 	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&question)
+	if errors.As(err, new(*http.MaxBytesError)) {
+		return answer(w, 413, map[string]string{"message": "at most 64 KiB"})
+	}
 	if length := utf8.RuneCountInString(question.Text); err != nil || length < 1 || length > 8000 {
 		return answer(w, 422, map[string]string{"message": "text must have 1 to 8000 characters"})
 	}
@@ -100,16 +106,16 @@ func stream(client *metamorph.Client, w http.ResponseWriter, r *http.Request) er
 	if err != nil {
 		return err
 	}
-	turn, after := found.Turn, 0
+	turn, after := found.Turn, int32(0)
 	seen, sequence, _ := strings.Cut(r.Header.Get("Last-Event-ID"), ":")
-	if number, err := strconv.ParseUint(sequence, 10, 31); err == nil && seen == turn.TurnId {
-		after = int(number)
+	if known, err := strconv.ParseUint(sequence, 10, 31); err == nil && seen == turn.TurnId {
+		after = int32(known)
 	}
-	if turn.Status != chatv1.TurnStatus_TURN_STATUS_RUNNING && after >= int(turn.LastSequence) {
+	if turn.Status != chatv1.TurnStatus_TURN_STATUS_RUNNING && after >= turn.LastSequence {
 		w.WriteHeader(204) // Nothing is left: the browser asks no more.
 		return nil
 	}
-	reply, err := client.Follow(r.Context(), turn.TurnId, int32(after))
+	reply, err := client.Follow(r.Context(), turn.TurnId, after)
 	if err != nil {
 		return err
 	}

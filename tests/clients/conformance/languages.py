@@ -54,15 +54,7 @@ LANGUAGES: dict[str, Callable[[], Command]] = {
     "typescript": _typescript,
 }
 
-# What clients are still to do.
-LATER = (
-    "a_token_that_cannot_be_sent_is_refused_at_once",
-    "a_slow_token_counts_within_the_deadline",
-    "an_invalid_request_is_printed_with_its_fields",
-    "a_limit_that_names_a_delay_is_waited_for",
-)
 # Cases that a language's types make impossible, with the reason.
 SKIPPED: dict[tuple[str, str], str] = {
-    **{(language, name): "not yet" for language in ("go",) for name in LATER},
     ("go", "a_token_that_is_not_text_is_refused_before_anything_is_sent"): "a token is a string, says the type",
 }

@@ -62,11 +62,17 @@ func text(described json.RawMessage) (text string, ok bool) {
 
 func (seen *seen) source(described json.RawMessage) func(context.Context) (string, error) {
 	var function struct {
-		Values []string `json:"values"`
+		Values  []string `json:"values"`
+		Seconds float64  `json:"seconds"`
 	}
 	exitIf(json.Unmarshal(described, &function))
-	return func(context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) {
 		seen.tokens++
+		select {
+		case <-time.After(seconds(function.Seconds)):
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
 		return function.Values[min(seen.tokens, len(function.Values))-1], nil
 	}
 }
