@@ -78,11 +78,21 @@ async def test_a_filtered_watcher_is_sent_a_bookmark_at_times_and_not_for_each_c
 ) -> None:
     await add(database, 1000)
     watcher = Watcher(watching, wanted=SESSIONS)
-    assert await watcher.next() == ([], 1000)
+
+    async def bookmarks(newest: int) -> list[int]:
+        """Returns the revisions of the bookmarks up to one. A slow machine has some on the way."""
+        found = [0]
+        while found[-1] < newest:
+            revisions, revision = await watcher.next()
+            assert not revisions
+            found.append(revision)
+        return found[1:]
+
+    assert await bookmarks(1000)
     for _ in range(5):
         await add(database)
     began = asyncio.get_running_loop().time()
-    assert await watcher.next() == ([], 1005)
+    assert len(await bookmarks(1005)) < 5
     assert asyncio.get_running_loop().time() - began > 0.15
     await add(database, resource=ChangedResource.SESSION)
     assert await watcher.next() == ([1006], 1006)
