@@ -21,6 +21,7 @@ from metamorph_client.vault.v1.usage_pb2 import (
     USAGE_GROUPING_SESSION,
     USAGE_GROUPING_USER,
 )
+from metamorphd.durable import Appending
 from metamorphd.models.caller import Scope
 from metamorphd.store.imports import LIMITS
 from metamorphd.transfers import imports, staging
@@ -376,7 +377,7 @@ async def test_a_file_that_does_not_end_leaves_others_space(
 ) -> None:
     arrived = list[bytes]()
     monkeypatch.setattr(imports, "AHEAD_BYTES", 1_000)
-    monkeypatch.setattr(imports, "_write", lambda _, data: arrived.append(data))
+    monkeypatch.setattr(Appending, "append", lambda _, data: arrived.append(data))
     monkeypatch.setattr(
         type(running.server._database), "fits", lambda _, __, size: sum(map(len, arrived)) + size < 9_000
     )

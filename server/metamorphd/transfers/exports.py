@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from metamorphd.clock import Clock
+from metamorphd.durable import Appending
 from metamorphd.errors import (
     DomainError,
     ExportNotFound,
@@ -232,6 +233,7 @@ class Exports:
     ) -> None:
         hashed, ahead = hashlib.sha256(), 0
         with _appended(writing.path) as file:
+            appending = Appending(file)
 
             def append(lines: bytes) -> None:
                 nonlocal ahead
@@ -240,9 +242,7 @@ class Exports:
                     ahead = AHEAD_BYTES
                     self._require_space(AHEAD_BYTES + len(lines))
                 hashed.update(lines)
-                left = memoryview(lines)
-                while left:
-                    left = left[file.write(left) :]
+                appending.append(lines)
 
             async def add(lines: bytes) -> None:
                 await asyncio.to_thread(append, lines)

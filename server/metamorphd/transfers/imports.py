@@ -8,13 +8,13 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from io import FileIO
 from pathlib import Path
 from typing import Self
 
 import structlog
 
 from metamorphd.clock import Clock
+from metamorphd.durable import Appending
 from metamorphd.errors import ImportInvalid, ImportRunning, OperationCancelled, OperationInterrupted, StorageFull
 from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.imports import Imported, ImportState, Refused
@@ -134,6 +134,7 @@ class Imports:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "wb", buffering=0) as file:
+                appending = Appending(file)
                 async for chunk in chunks:
                     arriving.add(chunk)
                     ahead -= len(chunk)
@@ -141,7 +142,7 @@ class Imports:
                         ahead = AHEAD_BYTES
                         # As much again as is there, as at the end: a file that never ends leaves others half.
                         await self._require_space(AHEAD_BYTES + size)
-                    await asyncio.to_thread(_write, file, chunk)
+                    await asyncio.to_thread(appending.append, chunk)
                     size += len(chunk)
             # What it stores takes about as much again.
             await self._require_space(size)
@@ -214,12 +215,6 @@ async def _drained(chunks: AsyncIterator[bytes]) -> None:
 def _remove(path: Path) -> None:
     # Not on a thread, for which a cancelled task could not wait.
     path.unlink(missing_ok=True)
-
-
-def _write(file: FileIO, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[file.write(left) :]
 
 
 def _invalid(refused: Refused) -> ImportInvalid:
