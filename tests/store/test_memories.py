@@ -199,6 +199,7 @@ async def test_what_is_passed_over_takes_no_place_of_what_can_be_found(
 ) -> None:
     monkeypatch.setattr(search, "MOST_RANKED", 5)
     monkeypatch.setattr(search, "STEP_RANKED", 5)
+    monkeypatch.setattr(search, "FIRST_VISITED", 5)
     await create(database, "the tea ceremony", type=MemoryType.EPISODIC)
     superseded: list[str] = []
     for number in range(12):

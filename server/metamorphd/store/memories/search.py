@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from heapq import nlargest
+from itertools import islice
 from operator import itemgetter
 
 import orjson
@@ -26,6 +28,8 @@ MOST_CANDIDATES = 4_096
 MOST_RANKED, STEP_RANKED = 128, 32
 # Of those, with what is passed over: superseded memories, and ones of other types.
 MOST_VISITED = 4_096
+# Looked at first: more than are ranked, since a few are passed over.
+FIRST_VISITED = 256
 # Offsets that are read, of the newest blocks, each list counting for at least so many: about 20 ms. Those of rare words
 # come on top, together no more than as many again.
 MOST_OFFSETS = 131_072
@@ -75,11 +79,10 @@ async def search_memories(
     lists, parts = await _lists(tx, words, vault)
     relevance = _relevances(lists, parts, memories=vault.memory_count, common_words=common_words)
     ranked: list[tuple[float, int, Row]] = []
-    best = sorted(zip(relevance.values(), relevance.keys(), strict=True), reverse=True)[:MOST_VISITED]
-    for start in range(0, len(best), STEP_RANKED):
-        step = best[start : start + STEP_RANKED]
+    best = _best_first(relevance)
+    while len(ranked) < MOST_RANKED and (step := list(islice(best, STEP_RANKED))):
         # A score is at most the relevance.
-        if len(ranked) >= MOST_RANKED or (len(ranked) >= limit and ranked[limit - 1][0] >= step[0][0]):
+        if len(ranked) >= limit and ranked[limit - 1][0] >= step[0][0]:
             break
         numbers = _json([number - MEMORIES for _, number in step])
         for row in await tx.all(LIST_RANKED, numbers=numbers, type=type_, now=now):
@@ -92,6 +95,15 @@ async def search_memories(
         MemoryMatch(memory, relevance[MEMORIES + number], recency(now - memory.update_time, half_life))
         for memory, (_, number, _) in zip(memories, chosen, strict=True)
     ]
+
+
+def _best_first(relevance: dict[int, float]) -> Iterator[tuple[float, int]]:
+    """Yields relevances with the numbers that have them, the highest first, of equal ones the newest: MOST_VISITED.
+
+    Not sorted at once: that holds the GIL for 20 ms and more if very many memories have the words.
+    """
+    for first, last in ((0, FIRST_VISITED), (FIRST_VISITED, MOST_VISITED)):
+        yield from nlargest(last, zip(relevance.values(), relevance.keys(), strict=True))[first:]
 
 
 def _fitting(ranked: list[tuple[float, int, Row]]) -> Iterator[tuple[float, int, Row]]:
