@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -22,9 +23,10 @@ from metamorph_client.vault.v1.usage_pb2 import (
     USAGE_GROUPING_USER,
 )
 from metamorphd.durable import Appending
+from metamorphd.errors import OperationTimeout
 from metamorphd.models.caller import Scope
 from metamorphd.store.imports import LIMITS
-from metamorphd.transfers import imports, staging
+from metamorphd.transfers import imports, pages, patience, staging
 from metamorphd.transfers.planning import LEFT_OUT
 from metamorphd.transfers.staging import Staging
 
@@ -103,6 +105,43 @@ async def test_an_export_that_is_imported_is_exported_alike(alice: Caller, runni
     for session in await bob.sessions():
         ours = await alice.messages(session.session_id)
         assert await bob.messages(session.session_id) == ours
+
+
+async def test_steps_that_a_slow_store_stops_are_done_again(
+    alice: Caller, running: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled(alice, sessions=2)
+    before = await exported(alice)
+    steps = Counter[str]()
+
+    def stopped(operation: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(operation)
+        async def every_other_time(*args: Any, **kwargs: Any) -> Any:
+            result = await operation(*args, **kwargs)
+            steps[operation.__name__] += 1
+            if steps[operation.__name__] % 2:
+                raise OperationTimeout(limit_milliseconds=250)
+            return result
+
+        return every_other_time
+
+    for module, names in (
+        (pages, ["read_records"]),
+        (imports, ["begin_import", "complete_import", "end_import_step"]),
+        (staging, ["find_sessions", "reserve_numbers", "stage_attachment", "stage_chunk", "stage_step", "add_lists"]),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, stopped(getattr(module, name)))
+    monkeypatch.setattr(patience, "PAUSES_SECONDS", (0.001,))
+    data = await exported(alice)
+    assert comparable(data) == comparable(before)
+    bob = running.caller(vault="other", user="bob")
+    answer = await import_(bob, data)
+    left_out = ("secret", "secret_version")
+    kept = [record for record in comparable(before) if record["kind"] not in left_out]
+    assert comparable(await exported(bob)) == kept
+    assert sum(answer.imported_counts.values()) == len(kept)
+    assert len(steps) == 10
 
 
 async def test_importing_again_changes_nothing_more(alice: Caller, running: Serving) -> None:

@@ -14,7 +14,7 @@ from typing import Self
 import structlog
 
 from metamorphd.clock import Clock
-from metamorphd.durable import Appending
+from metamorphd.durable import Appending, removed
 from metamorphd.errors import ImportInvalid, ImportRunning, OperationCancelled, OperationInterrupted, StorageFull
 from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.imports import Imported, ImportState, Refused
@@ -24,6 +24,7 @@ from metamorphd.operations import Operations
 from metamorphd.store.database import Database
 from metamorphd.store.imports import begin_import, complete_import, discard_import, end_import_step, list_imports
 from metamorphd.store.storage import require_storage
+from metamorphd.transfers.patience import Patient
 from metamorphd.transfers.reading import verify
 from metamorphd.transfers.staging import Staging
 from metamorphd.transfers.verification import Arriving
@@ -43,6 +44,7 @@ class Imports:
         self, *, database: Database, operations: Operations, clock: Clock, directory: Path, storage_limit: int
     ) -> None:
         self._database = database
+        self._patient = Patient(database)
         self._operations = operations
         self._clock = clock
         self._directory = directory
@@ -117,9 +119,9 @@ class Imports:
     async def _end(self, scope: Scope, import_id: str, state: ImportState) -> Imported:
         """Reveals what was staged, and returns what that has stored; discards it if it was not complete."""
         if state is ImportState.STAGING:
-            await self._database.write(discard_import, scope, import_id=import_id)
+            await self._patient.write(discard_import, scope, import_id=import_id)
         imported = Imported()
-        while (step := await self._database.write(end_import_step, scope, now=self._clock.now())) is not None:
+        while (step := await self._patient.write(end_import_step, scope, now=self._clock.now())) is not None:
             imported.add(step)
         return imported
 
@@ -147,7 +149,7 @@ class Imports:
             # What it stores takes about as much again.
             await self._require_space(size)
         except BaseException as exc:
-            _remove(path)
+            await removed(path)
             if isinstance(exc, Refused):
                 await _drained(chunks)
                 raise _invalid(exc) from None
@@ -173,17 +175,17 @@ class Imports:
             async with await self._operations.begin(scope, operation, cancel=cancel) as running:
                 async with self._verifying:
                     verified = await verify(path)
-                hash_key = await self._database.write(
+                hash_key = await self._patient.write(
                     begin_import, scope, import_id=import_id, hash_key=self._clock.new_key(), now=self._clock.now()
                 )
                 if hash_key is None:
                     raise ImportRunning
-                staging = Staging(self._database, scope, path, verified, hash_key, storage_limit=self._storage_limit)
+                staging = Staging(self._patient, scope, path, verified, hash_key, storage_limit=self._storage_limit)
                 try:
                     imported = await staging.run(running)
                     # A commit that is under way cannot be taken back.
                     running.decide()
-                    revision = await self._database.write(
+                    revision = await self._patient.write(
                         complete_import, scope, import_id=import_id, now=self._clock.now()
                     )
                 except Exception:
@@ -198,7 +200,7 @@ class Imports:
             # The caller is not who was cancelled.
             raise OperationCancelled() if cancelled else OperationInterrupted() from None
         finally:
-            _remove(path)
+            await removed(path)
 
 
 async def _drained(chunks: AsyncIterator[bytes]) -> None:
@@ -210,11 +212,6 @@ async def _drained(chunks: AsyncIterator[bytes]) -> None:
                 left -= len(chunk)
                 if left < 0:
                     return
-
-
-def _remove(path: Path) -> None:
-    # Not on a thread, for which a cancelled task could not wait.
-    path.unlink(missing_ok=True)
 
 
 def _invalid(refused: Refused) -> ImportInvalid:

@@ -15,6 +15,7 @@ from metamorphd.secrets.secrets import Secrets
 from metamorphd.store.database import Database
 from metamorphd.store.export_kinds import SECRET_VERSION
 from metamorphd.store.exports import read_records
+from metamorphd.transfers.patience import Patient
 from metamorphd.transfers.sealing import Recipient
 
 PAGE_BYTES = 512 * 1024
@@ -24,7 +25,7 @@ class Pages:
     """Reads vaults for exports."""
 
     def __init__(self, *, database: Database, secrets: Secrets, clock: Clock) -> None:
-        self._database = database
+        self._database = Patient(database)
         self._secrets = secrets
         self._clock = clock
 

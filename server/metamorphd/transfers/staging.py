@@ -12,10 +12,10 @@ from pathlib import Path
 from metamorphd.models.caller import Scope
 from metamorphd.models.imports import Imported, Line
 from metamorphd.operations import Running
-from metamorphd.store.database import Database
 from metamorphd.store.search.postings import add_lists
 from metamorphd.store.staged_rows import Step
 from metamorphd.store.staging import find_sessions, reserve_numbers, stage_attachment, stage_chunk, stage_step
+from metamorphd.transfers.patience import Patient
 from metamorphd.transfers.planning import Lists, Planning
 from metamorphd.transfers.reading import read, with_pauses
 from metamorphd.transfers.verification import OF_ATTACHMENT, Verified, chunk_bytes
@@ -25,7 +25,7 @@ class Staging:
     """Stages a file in the scope's vault, whose words are hashed with `hash_key`."""
 
     def __init__(
-        self, database: Database, scope: Scope, path: Path, verified: Verified, hash_key: bytes, *, storage_limit: int
+        self, database: Patient, scope: Scope, path: Path, verified: Verified, hash_key: bytes, *, storage_limit: int
     ) -> None:
         self._database = database
         self._scope = scope
