@@ -23,6 +23,8 @@ from metamorph_client.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.auth.claims import LONGEST_LIFE_SECONDS
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.clock import Clock
+from metamorphd.edge.arrivals import Arrivals
+from metamorphd.edge.call import Call
 
 from tests.support.caller import Caller, send_request
 from tests.support.fakes.messages_api import FakeMessagesApi
@@ -195,10 +197,17 @@ async def test_each_bound_of_time_has_the_leeway_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ended", ["revoked", "expired"])
 @pytest.mark.parametrize("method", ["CreateSession", "SendMessage"])
 async def test_a_call_whose_request_arrives_after_the_end_of_its_token_does_nothing(
-    tmp_path: Path, ended: str, method: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: str, method: str
 ) -> None:
     """A request may arrive a minute after its call was authenticated."""
-    clock = SetClock()
+    clock, authenticated = SetClock(), asyncio.Event()
+
+    async def reading(arrivals: Arrivals, call: Call) -> None:
+        authenticated.set()
+        await read(arrivals, call)
+
+    read = Arrivals.read
+    monkeypatch.setattr(Arrivals, "read", reading)
     async with serving(tmp_path, clock=clock) as running, Connection(running.target) as connection:
         session = await running.caller().create_session()
         requests: dict[str, Message] = {
@@ -206,10 +215,9 @@ async def test_a_call_whose_request_arrives_after_the_end_of_its_token_does_noth
             "SendMessage": send_request(session.session_id, "late"),
         }
         token = mint(jti="t1", exp=clock.seconds + 10)
-        # With a call id of its own, the answer begins before the request is here.
-        head = [*headers(f"/metamorph.chat.v1.ChatService/{method}", token), ("x-request-id", "late")]
-        stream = connection.begin(block(head), b"")
-        await asyncio.wait_for(connection.until(lambda: stream in connection.begun), 20)
+        authenticated.clear()
+        stream = connection.begin(block(headers(f"/metamorph.chat.v1.ChatService/{method}", token)), b"")
+        await asyncio.wait_for(authenticated.wait(), 20)
         if ended == "revoked":
             await revoke(running, token_id="t1")
         else:

@@ -66,7 +66,6 @@ class Connection:
         self._frames_of_late = 1
         self.closed = asyncio.Event()
         self.received: dict[int, int] = {}
-        self.begun: set[int] = set()
         self.ended: set[int] = set()
         self.first_data = asyncio.Event()
 
@@ -168,8 +167,6 @@ class Connection:
             self.first_data.set()
             if payload and self._window:
                 self.write(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", len(payload))))
-        elif kind == HEADERS:
-            self.begun.add(stream)
         if (kind in (HEADERS, DATA) and flags & END_STREAM) or kind == RST_STREAM:
             self.ended.add(stream)
         if kind == GOAWAY:

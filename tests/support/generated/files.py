@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,9 +26,7 @@ def measurable(wanted: Layout, files: Path, progress: Progress) -> Iterator[Path
     """Yields a file of a layout, which measuring changes: a copy, but of a full one the only one there is."""
     stored = files / f"{wanted.messages}-{wanted.vaults}-{_version()}.db"
     files.mkdir(parents=True, exist_ok=True)
-    # Harnesses that want the same one may begin at the same time.
-    with (files / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _alone(files):
         if not stored.exists():
             generate(stored, wanted, progress)
     if wanted == FULL:
@@ -37,6 +36,17 @@ def measurable(wanted: Layout, files: Path, progress: Progress) -> Iterator[Path
         copy = Path(directory) / stored.name
         shutil.copyfile(stored, copy)
         yield copy
+
+
+@contextmanager
+def _alone(files: Path) -> Iterator[None]:
+    """Waits for other processes: harnesses that want the same file may begin at the same time."""
+    directory = os.open(files, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
 
 
 def _version() -> str:
