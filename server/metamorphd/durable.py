@@ -1,6 +1,5 @@
 """Files that are there after a power failure."""
 
-import asyncio
 import os
 import secrets
 from collections.abc import Iterator
@@ -30,11 +29,6 @@ class Appending:
         if self._unsynced >= SYNC_BYTES:
             os.fdatasync(self._file.fileno())
             self._unsynced = 0
-
-
-async def removed(path: Path) -> None:
-    """Returns once there is no such file. Raises OSError. Of gigabytes that takes seconds, and it cannot be stopped."""
-    await asyncio.shield(asyncio.to_thread(path.unlink, missing_ok=True))
 
 
 def sync_directory(directory: Path) -> None:

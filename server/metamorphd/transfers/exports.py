@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from metamorphd.clock import Clock
-from metamorphd.durable import Appending, removed
+from metamorphd.durable import Appending
 from metamorphd.errors import (
     DomainError,
     ExportNotFound,
@@ -224,7 +224,7 @@ class Exports:
                     writing.grow(0)
                     if not writing.complete:
                         with contextlib.suppress(OSError):
-                            await removed(writing.path)
+                            writing.path.unlink()
                 if writing.error is not None:
                     raise writing.error
 

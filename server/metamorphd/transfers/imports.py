@@ -14,7 +14,7 @@ from typing import Self
 import structlog
 
 from metamorphd.clock import Clock
-from metamorphd.durable import Appending, removed
+from metamorphd.durable import Appending
 from metamorphd.errors import ImportInvalid, ImportRunning, OperationCancelled, OperationInterrupted, StorageFull
 from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.imports import Imported, ImportState, Refused
@@ -149,7 +149,7 @@ class Imports:
             # What it stores takes about as much again.
             await self._require_space(size)
         except BaseException as exc:
-            await removed(path)
+            _remove(path)
             if isinstance(exc, Refused):
                 await _drained(chunks)
                 raise _invalid(exc) from None
@@ -200,7 +200,7 @@ class Imports:
             # The caller is not who was cancelled.
             raise OperationCancelled() if cancelled else OperationInterrupted() from None
         finally:
-            await removed(path)
+            _remove(path)
 
 
 async def _drained(chunks: AsyncIterator[bytes]) -> None:
@@ -212,6 +212,11 @@ async def _drained(chunks: AsyncIterator[bytes]) -> None:
                 left -= len(chunk)
                 if left < 0:
                     return
+
+
+def _remove(path: Path) -> None:
+    # Not on a thread, for which a cancelled task could not wait.
+    path.unlink(missing_ok=True)
 
 
 def _invalid(refused: Refused) -> ImportInvalid:
