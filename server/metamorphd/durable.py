@@ -8,7 +8,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TextIO
 
-# What a large file has in memory only, the database's own syncs may wait for: with gigabytes, a commit for 0.2 s.
+# What a large file has in memory only, the database's own syncs may wait for.
 SYNC_BYTES = 16 * 1024 * 1024
 
 

@@ -46,18 +46,13 @@ def _typed(line: str) -> Callable[[str], bool]:
 @pytest.mark.parametrize("name", STARTED)
 async def test_a_shell_completes_commands_options_and_profiles(name: str, tmp_path: Path) -> None:
     async with _shell(name, tmp_path) as shown:
-        await shown.type("metamorph sess")
-        await shown.press("Tab")
-        await shown.until(_typed("metamorph sessions"))
-        await shown.type("ex")
-        await shown.press("Tab")
-        await shown.until(_typed("metamorph sessions export"))
-        await shown.type("--form")
-        await shown.press("Tab")
-        await shown.until(_typed("metamorph sessions export --format"))
-        await shown.type("j")
-        await shown.press("Tab")
-        await shown.until(_typed("metamorph sessions export --format json"))
-        await shown.type("--profile st")
-        await shown.press("Tab")
-        await shown.until(_typed("metamorph sessions export --format json --profile staging"))
+        for typed, line in (
+            ("metamorph sess", "metamorph sessions"),
+            ("ex", "metamorph sessions export"),
+            ("--form", "metamorph sessions export --format"),
+            ("j", "metamorph sessions export --format json"),
+            ("--profile st", "metamorph sessions export --format json --profile staging"),
+        ):
+            await shown.type(typed)
+            await shown.press("Tab")
+            await shown.until(_typed(line))

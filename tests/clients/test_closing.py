@@ -1,4 +1,4 @@
-"""What goes on in Python while its client is closed."""
+"""Calls of the Python client that go on while it is closed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -12,7 +12,7 @@ import pytest
 
 from scripts.go_module import MODULE, SOURCE, pack
 from tests.support.paths import ROOT
-from tests.support.programs import require
+from tests.support.programs import missing, require
 from tests.support.serving import Serving
 from tests.support.tokens import mint
 
@@ -90,7 +90,7 @@ def test_it_compiles_with_the_oldest_go_that_it_names() -> None:
     assert oldest is not None
     toolchain = {"GOTOOLCHAIN": f"go{oldest[1]}"}
     if subprocess.run([_program_of_go(), "version"], env=os.environ | toolchain, check=False).returncode != 0:
-        pytest.skip(f"Go {oldest[1]} cannot be downloaded")
+        missing(f"Go {oldest[1]} is needed here, and cannot be downloaded")
     go("vet", "./metamorph", cwd=SOURCE, environment=toolchain)
 
 

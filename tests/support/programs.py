@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -14,9 +15,13 @@ from tests.support.paths import ROOT
 def require(name: str, *, hint: str, installed: Path | None = None) -> str:
     """Returns the path of a program. If it is missing, skips the test, or fails it in CI."""
     found = shutil.which(name, path=f"{ROOT / '.tools' / 'bin'}:{os.environ['PATH']}")
-    if found is not None and (installed is None or installed.exists()):
-        return found
-    reason = f"{name} is needed here: {hint}"
+    if found is None or (installed is not None and not installed.exists()):
+        missing(f"{name} is needed here: {hint}")
+    return found
+
+
+def missing(reason: str) -> NoReturn:
+    """Skips the test because a program is missing, or fails it in CI."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)

@@ -65,7 +65,6 @@ def open_channel(target: str, tls: bool | TLS) -> grpc.aio.Channel:
             "this process was forked from one that had a client: make the first one after the fork, or start processes"
             " with multiprocessing's spawn"
         )
-    _processes.add(os.getpid())
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -73,9 +72,11 @@ def open_channel(target: str, tls: bool | TLS) -> grpc.aio.Channel:
         raise RuntimeError(message) from None
     if found["scheme"] == "grpc://" and tls:
         raise ValueError(f"{target!r} is plaintext because of grpc://, and tls is given: leave out one of them")
-    if not tls and found["scheme"] != "grpcs://":
+    secure = tls or found["scheme"] == "grpcs://"
+    credentials = _credentials(tls if isinstance(tls, TLS) else TLS()) if secure else None
+    _processes.add(os.getpid())
+    if credentials is None:
         return grpc.aio.insecure_channel(found["address"], options=OPTIONS)
-    credentials = _credentials(tls if isinstance(tls, TLS) else TLS())
     return grpc.aio.secure_channel(found["address"], credentials, options=OPTIONS)
 
 

@@ -1,4 +1,4 @@
-"""What is left of budgets."""
+"""Budgets in words, as lists and summaries show them."""
 
 from metamorph_client.vault.v1.usage_pb2 import BudgetStatus
 

@@ -1,4 +1,4 @@
-"""What further text cannot change in a block of Markdown that grows, and what is left of it once that is printed.
+"""Finds what further text cannot change in a block of Markdown that grows, and what is left once that is printed.
 
 Both are counted in visible characters: those that are neither spaces nor the bar of a quotation. A block has the same
 ones in the same order however wide the terminal is, so what is left is found again when it was resized.

@@ -127,7 +127,8 @@ class Exports:
             try:
                 running = await self._operations.begin(scope, new, cancel=lambda: writing.stop(OperationCancelled()))
             except DomainError:
-                path.unlink()
+                # The files of a vault that is deleted meanwhile are gone.
+                path.unlink(missing_ok=True)
                 raise
             writing.task = asyncio.create_task(self._write(writing, running, scope, start, sealing))
             self._writings[scope.vault_id] = writing
@@ -140,10 +141,10 @@ class Exports:
         writing = self._writings.get(scope.vault_id)
         if writing is not None and writing.export_id == export_id:
             return writing
-        path = await asyncio.to_thread(self._files.find, scope.vault_id, export_id)
-        if path is None:
+        kept = await asyncio.to_thread(self._files.find, scope.vault_id, export_id)
+        if kept is None:
             raise ExportNotFound(export_id=export_id)
-        size = (await asyncio.to_thread(path.stat)).st_size
+        path, size = kept
         found = Writing(export_id, scope.vault_id, path, create_time=0, expected_size=size)
         found.complete, found.written = True, size
         return found

@@ -1,5 +1,6 @@
 """Files of exports on the database's volume, a directory for each vault."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -48,11 +49,15 @@ class ExportFiles:
         """Returns the name that a file has once it is complete."""
         return path.with_suffix(COMPLETE)
 
-    def find(self, vault_id: str, export_id: str) -> Path | None:
-        """Returns the complete file of an export of the vault, or None."""
-        # A text from a caller is compared, and never part of a path.
-        names = (path for path in self._of(vault_id).glob(f"*{COMPLETE}") if path.stem == export_id)
-        return next(names, None)
+    def find(self, vault_id: str, export_id: str) -> tuple[Path, int] | None:
+        """Returns the complete file of an export of the vault, and its size in bytes, or None."""
+        # Its directory may be deleted meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            for path in self._of(vault_id).glob(f"*{COMPLETE}"):
+                # A text from a caller is compared, and never part of a path.
+                if path.stem == export_id:
+                    return path, path.stat().st_size
+        return None
 
     def delete_all(self, vault_id: str) -> None:
         """Deletes the files of a vault. Whoever reads one can go on."""
@@ -60,9 +65,11 @@ class ExportFiles:
 
     def delete_older(self, before: float) -> None:
         """Deletes complete files that were completed before a time, in seconds since the epoch."""
-        for path in self.directory.glob(f"*/*{COMPLETE}"):
-            if path.stat().st_mtime < before:
-                shutil.rmtree(path.parent, ignore_errors=True)
+        # Those of a vault may be deleted meanwhile; the others are looked for again.
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.directory.glob(f"*/*{COMPLETE}"):
+                if path.stat().st_mtime < before:
+                    shutil.rmtree(path.parent, ignore_errors=True)
 
     def _of(self, vault_id: str) -> Path:
         # Vault IDs differ in letter case, which file systems may not tell apart.

@@ -100,7 +100,7 @@ async def search_memories(
 def _best_first(relevance: dict[int, float]) -> Iterator[tuple[float, int]]:
     """Yields relevances with the numbers that have them, the highest first, of equal ones the newest: MOST_VISITED.
 
-    Not sorted at once: that holds the GIL for 20 ms and more if very many memories have the words.
+    Not sorted at once, which would hold the GIL until all are, however many memories have the words.
     """
     for first, last in ((0, FIRST_VISITED), (FIRST_VISITED, MOST_VISITED)):
         yield from nlargest(last, zip(relevance.values(), relevance.keys(), strict=True))[first:]
