@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from metamorph_client.admin.v1.admin_service_pb2 import GetServerInfoRequest
 from metamorphd.clock import Clock
+from metamorphd.log_output import STANDARD_OUTPUT
 from metamorphd.server import Server
 from metamorphd.settings import loading
 from metamorphd.store.database import Database
@@ -79,6 +80,8 @@ async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Serving]:
     finally:
         await running.hang_up()
         await server.stop(grace_seconds=0)
+        # A thread writes log lines.
+        STANDARD_OUTPUT.close()
 
 
 def replies_from(api: FakeMessagesApi) -> dict[str, Any]:

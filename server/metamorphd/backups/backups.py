@@ -16,6 +16,7 @@ import structlog
 from metamorphd.backups.directory import DAY, Directory, latest_state, name_at, time_of
 from metamorphd.backups.verification import differences, digest
 from metamorphd.clock import Clock
+from metamorphd.deletion import delete
 from metamorphd.errors import BackupBusy, BackupNotFound, DomainError, ServerDraining, StartupRefused
 from metamorphd.models.backup import Backup, BackupState, Manifest
 from metamorphd.models.caller import Scope, server_scope
@@ -330,7 +331,7 @@ class Backups:
                 manifest = replace(manifest, log_heads_timestamp=token)
             await self._run(partial(self._directory.complete_backup, manifest))
         except BaseException:
-            partial_file.unlink(missing_ok=True)
+            delete(partial_file)
             raise
         self._failed = None
         logger.info("a backup was made", name=name, size=manifest.size, duration=(self._clock.now() - begin_time) / 1e6)

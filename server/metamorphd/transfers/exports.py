@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from metamorphd.clock import Clock
+from metamorphd.deletion import delete, open_shared
 from metamorphd.durable import Appending
 from metamorphd.errors import (
     DomainError,
@@ -128,7 +129,7 @@ class Exports:
                 running = await self._operations.begin(scope, new, cancel=lambda: writing.stop(OperationCancelled()))
             except DomainError:
                 # The files of a vault that is deleted meanwhile are gone.
-                path.unlink(missing_ok=True)
+                delete(path)
                 raise
             writing.task = asyncio.create_task(self._write(writing, running, scope, start, sealing))
             self._writings[scope.vault_id] = writing
@@ -195,7 +196,7 @@ class Exports:
         # It is renamed once it is complete.
         for path in (writing.path, self._files.completed(writing.path)):
             with contextlib.suppress(FileNotFoundError):
-                return open(path, "rb", buffering=0)
+                return open_shared(path)
         raise ExportNotFound(export_id=writing.export_id)
 
     def _require_space(self, size: int) -> None:
@@ -225,7 +226,7 @@ class Exports:
                     writing.grow(0)
                     if not writing.complete:
                         with contextlib.suppress(OSError):
-                            writing.path.unlink()
+                            delete(writing.path)
                 if writing.error is not None:
                     raise writing.error
 

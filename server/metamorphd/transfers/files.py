@@ -3,9 +3,9 @@
 import contextlib
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
+from metamorphd.deletion import delete
 from metamorphd.durable import sync_directory
 
 COMPLETE, PARTIAL = ".ndjson", ".part"
@@ -21,17 +21,19 @@ class ExportFiles:
     def prepare(self) -> None:
         """Deletes files that a server before this one has not completed."""
         for part in self.directory.glob(f"*/*{PARTIAL}"):
-            part.unlink(missing_ok=True)
+            delete(part)
 
     def create(self, vault_id: str, export_id: str) -> Path:
         """Returns the file of a new export, empty, in the place of the vault's other ones."""
         self.delete_all(vault_id)
-        folder = self._of(vault_id)
-        self.directory.mkdir(mode=0o700, exist_ok=True)
-        folder.mkdir(mode=0o700)
-        path = folder / f"{export_id}{PARTIAL}"
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        return path
+        path = self._of(vault_id) / f"{export_id}{PARTIAL}"
+        while True:
+            # The directory may be deleted meanwhile, by whoever has deleted what was in it.
+            with contextlib.suppress(FileNotFoundError):
+                for folder in (self.directory, path.parent):
+                    folder.mkdir(mode=0o700, exist_ok=True)
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+                return path
 
     def complete(self, path: Path) -> Path:
         """Returns a file that is complete, under the name that says so, and durable."""
@@ -61,7 +63,9 @@ class ExportFiles:
 
     def delete_all(self, vault_id: str) -> None:
         """Deletes the files of a vault. Whoever reads one can go on."""
-        shutil.rmtree(self._of(vault_id), ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            for path in list(self._of(vault_id).iterdir()):
+                _delete(path)
 
     def delete_older(self, before: float) -> None:
         """Deletes complete files that were completed before a time, in seconds since the epoch."""
@@ -69,8 +73,15 @@ class ExportFiles:
         with contextlib.suppress(FileNotFoundError):
             for path in self.directory.glob(f"*/*{COMPLETE}"):
                 if path.stat().st_mtime < before:
-                    shutil.rmtree(path.parent, ignore_errors=True)
+                    _delete(path)
 
     def _of(self, vault_id: str) -> Path:
         # Vault IDs differ in letter case, which file systems may not tell apart.
         return self.directory / hashlib.sha256(vault_id.encode()).hexdigest()[:VAULT_DIGITS]
+
+
+def _delete(path: Path) -> None:
+    """Deletes a file as far as possible, and its directory with the last one."""
+    with contextlib.suppress(OSError):
+        delete(path)
+        path.parent.rmdir()

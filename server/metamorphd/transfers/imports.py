@@ -14,6 +14,7 @@ from typing import Self
 import structlog
 
 from metamorphd.clock import Clock
+from metamorphd.deletion import delete
 from metamorphd.durable import Appending
 from metamorphd.errors import ImportInvalid, ImportRunning, OperationCancelled, OperationInterrupted, StorageFull
 from metamorphd.models.caller import Scope, server_scope
@@ -127,7 +128,7 @@ class Imports:
 
     def _prepare(self) -> None:
         for left in self._directory.glob("*"):
-            left.unlink()
+            delete(left)
 
     async def _received(self, path: Path, chunks: AsyncIterator[bytes]) -> int:
         """Writes what arrives to a file, and returns its size. Removes the file if something goes wrong."""
@@ -149,7 +150,7 @@ class Imports:
             # What it stores takes about as much again.
             await self._require_space(size)
         except BaseException as exc:
-            _remove(path)
+            delete(path)
             if isinstance(exc, Refused):
                 await _drained(chunks)
                 raise _invalid(exc) from None
@@ -200,7 +201,7 @@ class Imports:
             # The caller is not who was cancelled.
             raise OperationCancelled() if cancelled else OperationInterrupted() from None
         finally:
-            _remove(path)
+            delete(path)
 
 
 async def _drained(chunks: AsyncIterator[bytes]) -> None:
@@ -212,11 +213,6 @@ async def _drained(chunks: AsyncIterator[bytes]) -> None:
                 left -= len(chunk)
                 if left < 0:
                     return
-
-
-def _remove(path: Path) -> None:
-    # Not on a thread, for which a cancelled task could not wait.
-    path.unlink(missing_ok=True)
 
 
 def _invalid(refused: Refused) -> ImportInvalid:
