@@ -40,6 +40,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 @pytest.fixture
 async def database(engine: Engine, tmp_path: Path) -> AsyncIterator[Database]:
     """An open database of each engine, with nothing in it."""
+    engine.create(tmp_path)
     async with engine.database(tmp_path) as opened:
         yield opened
 

@@ -66,7 +66,7 @@ class Broken(Exception):
 def loaded(directory: Path, **overrides: Any) -> Settings:
     return loading.load(
         emblem_jwt_secret=SECRET,
-        emblem_api_url="",
+        emblem_api_url="http://127.0.0.1:9",
         listen_address="127.0.0.1",
         port=0,
         grpc_port=0,

@@ -11,11 +11,10 @@ import sys
 from pathlib import Path
 
 from metamorphd.auth import jwks
-from metamorphd.auth.http_client import HttpClient
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.clock import Clock
-from metamorphd.composition.authentication import make_verifier
+from metamorphd.composition.authentication import verifying
 from metamorphd.errors import Unauthenticated
 from metamorphd.models.caller import Caller
 from metamorphd.settings import loading
@@ -48,8 +47,7 @@ async def main(keys: Keys, *, count: int, seed: int) -> dict[str, Tally]:
     revoked_tokens.load([])
     # A token with an unknown key id waits for the next fetch. Here one comes after the other, from a provider of ours.
     jwks.COOLDOWN_SECONDS = 0.0
-    async with HttpClient() as http:
-        verifier = make_verifier(loading.load(), clock=Clock(), http=http, revoked_tokens=revoked_tokens)
+    async with verifying(loading.load(), clock=Clock(), revoked_tokens=revoked_tokens) as verifier:
         return await _tally(verifier, keys, count=count, seed=seed)
 
 

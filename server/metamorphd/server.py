@@ -14,7 +14,6 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from metamorphd.allocator import Allocator
-from metamorphd.auth.http_client import HttpClient
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.chat.turn_metrics import TurnMetrics
@@ -22,7 +21,7 @@ from metamorphd.checks.configuration import bad, check_settings
 from metamorphd.checks.keys import NeededKeys
 from metamorphd.checks.running import RunningServer
 from metamorphd.clock import Clock
-from metamorphd.composition.authentication import authenticate_visitors, make_access, make_verifier
+from metamorphd.composition.authentication import authenticate_visitors, make_access, verifying
 from metamorphd.composition.guards import make_guards, make_limits
 from metamorphd.composition.keys import make_keys
 from metamorphd.composition.memory import memory_for_requests, memory_for_texts, memory_needed
@@ -183,10 +182,9 @@ class Server:
         log = await parts.enter_async_context(CallLog(level=settings.log_level))
         await parts.enter_async_context(self._telemetry)
         rates = await parts.enter_async_context(make_limits(settings))
-        client = await parts.enter_async_context(HttpClient())
         port = make_grpc_port(settings, limits)
         verifier = await parts.enter_async_context(
-            make_verifier(settings, clock=self._clock, http=client, revoked_tokens=self._revoked_tokens)
+            verifying(settings, clock=self._clock, revoked_tokens=self._revoked_tokens)
         )
         pipeline = self._pipeline(rates, verifier, log)
         servicers = make_servicers(

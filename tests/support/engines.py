@@ -33,6 +33,9 @@ class Engine(Protocol):
     def database(self, directory: Path, *, chain: Chain = UNCHAINED) -> Database:
         """Returns a database, not open yet, that keeps its data in `directory`. `chain` authenticates its logs."""
 
+    def create(self, directory: Path) -> None:
+        """Puts an empty database of the latest schema into `directory` if there is none: opening one takes longer."""
+
     def counts(self, directory: Path, *tables: str) -> tuple[int, ...]:
         """Returns how many rows tables have in the data in `directory`, whether a server runs on it or not."""
 

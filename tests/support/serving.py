@@ -15,6 +15,7 @@ from metamorphd.settings import loading
 from metamorphd.store.database import Database
 
 from tests.support.caller import Caller
+from tests.support.engines import ENGINES
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.tokens import SECRET, mint
 
@@ -70,6 +71,8 @@ async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Serving]:
         # A ballast for each test would fill the disk.
         "storage_floor_bytes": 0,
     }
+    if not {"database_path", "replica_url"} & overrides.keys():
+        ENGINES[0].create(directory)
     server = Server(loading.load(**(base | overrides)), clock=clock, database=database)
     await server.start()
     # The first server of a process imports the model's library, for a second or more.

@@ -1,5 +1,8 @@
 """Who a caller is, and who may see metrics and the details of health."""
 
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
 from metamorphd.auth.emblem import EmblemApi
 from metamorphd.auth.http_client import HttpClient
 from metamorphd.auth.jwks import KeySet
@@ -13,32 +16,36 @@ from metamorphd.edge.rate_limit import RateLimit
 from metamorphd.settings.server import Settings
 
 
-def make_verifier(
-    settings: Settings, *, clock: Clock, http: HttpClient, revoked_tokens: RevokedTokens
-) -> TokenVerifier:
-    """Returns the verifier of every token that the settings accept."""
-    emblem = None
-    if settings.emblem_api_url:
-        emblem = EmblemApi(url=settings.emblem_api_url, http=http, permissions=PERMISSIONS)
-    key_set = None
-    if settings.emblem_jwks_url:
-        key_set = KeySet(
-            url=settings.emblem_jwks_url,
-            http=http,
-            revoked_tokens=revoked_tokens,
-            vaults=settings.jwks_vaults,
-            operators=settings.emblem_jwks_operators,
+@asynccontextmanager
+async def verifying(settings: Settings, *, clock: Clock, revoked_tokens: RevokedTokens) -> AsyncIterator[TokenVerifier]:
+    """Yields the verifier of every token that the settings accept."""
+    async with AsyncExitStack() as parts:
+        emblem = key_set = None
+        if settings.emblem_api_url or settings.emblem_jwks_url:
+            # Not without need: reading the certificates that it trusts takes a third of a server's start.
+            http = await parts.enter_async_context(HttpClient())
+            if settings.emblem_api_url:
+                emblem = EmblemApi(url=settings.emblem_api_url, http=http, permissions=PERMISSIONS)
+            if settings.emblem_jwks_url:
+                key_set = KeySet(
+                    url=settings.emblem_jwks_url,
+                    http=http,
+                    revoked_tokens=revoked_tokens,
+                    vaults=settings.jwks_vaults,
+                    operators=settings.emblem_jwks_operators,
+                )
+        yield await parts.enter_async_context(
+            TokenVerifier(
+                permissions=PERMISSIONS,
+                secrets=settings.jwt_secrets,
+                key_set=key_set,
+                emblem=emblem,
+                revoked_tokens=revoked_tokens,
+                clock=clock,
+                issuer=settings.emblem_jwt_issuer,
+                audience=settings.emblem_jwt_audience,
+            )
         )
-    return TokenVerifier(
-        permissions=PERMISSIONS,
-        secrets=settings.jwt_secrets,
-        key_set=key_set,
-        emblem=emblem,
-        revoked_tokens=revoked_tokens,
-        clock=clock,
-        issuer=settings.emblem_jwt_issuer,
-        audience=settings.emblem_jwt_audience,
-    )
 
 
 def authenticate_calls(settings: Settings, verifier: TokenVerifier) -> Authenticate:

@@ -1,8 +1,10 @@
 """SQLite for the tests that run on every database."""
 
+import secrets
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import apsw
@@ -10,6 +12,7 @@ from metamorphd.chain import Chain
 from metamorphd.store import migrations
 from metamorphd.store.fills import FILLS
 from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.store.sqlite.file import DatabaseFile
 from metamorphd.store.sqlite.transaction import UNCHAINED
 
 from tests.support.statements import parsed, placeholders
@@ -25,6 +28,13 @@ class SqliteEngine:
 
     def database(self, directory: Path, *, chain: Chain = UNCHAINED) -> SqliteDatabase:
         return SqliteDatabase(path=directory / "metamorph.db", synchronous="FULL", chain=chain)
+
+    def create(self, directory: Path) -> None:
+        path = directory / "metamorph.db"
+        if not path.exists():
+            directory.mkdir(parents=True, exist_ok=True)
+            database_id, content = _new_file()
+            path.write_bytes(content.replace(database_id, secrets.token_hex(16).encode()))
 
     def counts(self, directory: Path, *tables: str) -> tuple[int, ...]:
         connection = apsw.Connection(str(directory / "metamorph.db"), flags=apsw.SQLITE_OPEN_READONLY)
@@ -49,6 +59,17 @@ class SqliteEngine:
         explained("EXPLAIN ", sql)
 
 
+@cache
+def _new_file() -> tuple[bytes, bytes]:
+    """Returns the identity of a new database, and its file."""
+    with TemporaryDirectory() as name:
+        file = DatabaseFile(Path(name) / "metamorph.db", synchronous="OFF", vfs=None)
+        file.open(lambda: None)
+        database_id = str(file.writing.execute("SELECT database_id FROM identity").get)
+        file.close()
+        return database_id.encode(), file.path.read_bytes()
+
+
 def migrated() -> apsw.Connection:
     """Returns an empty database with the latest schema."""
     connection = apsw.Connection(":memory:")
@@ -59,12 +80,14 @@ def migrated() -> apsw.Connection:
     return connection
 
 
+@cache
+def _explaining() -> apsw.Connection:
+    return migrated()
+
+
 def explained(how: str, sql: str) -> list[tuple[Any, ...]]:
     """Returns what EXPLAIN shows of a statement whose parameters are NULL."""
-    connection = migrated()
-    rows = connection.execute(how + sql, dict.fromkeys(placeholders(parsed(sql, "sqlite")))).fetchall()
-    connection.close()
-    return rows
+    return _explaining().execute(how + sql, dict.fromkeys(placeholders(parsed(sql, "sqlite")))).fetchall()
 
 
 def plan(sql: str) -> list[str]:
