@@ -1,14 +1,16 @@
 """Long work ends as its operation says, whatever ends it."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from metamorphd.clock import Clock
-from metamorphd.errors import OperationNotCancellable, StorageFull
+from metamorphd.errors import OperationNotCancellable, OperationTimeout, StorageFull, StoreBusy, TooManyOperations
 from metamorphd.models.caller import server_scope
 from metamorphd.models.operation import Operation, OperationKind
 from metamorphd.operations import Operations, Running
 from metamorphd.store.database import Database
+from metamorphd.store.operations import MOST_RUNNING
 
 from tests.support.rows import ACME, EVIL
 
@@ -116,18 +118,62 @@ async def test_after_a_restart_what_can_go_on_does_and_the_rest_has_failed(
     assert await next_server.resume(server, OperationKind.ROTATE_DATA_KEYS) is None
 
 
+async def end_refused(database: Database, running: Running, patch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Ends an operation, with a count, while the store refuses whatever is written."""
+
+    async def refused(*_: object, **__: object) -> None:
+        raise error
+
+    with patch.context() as patched:
+        patched.setattr(type(database), "write", refused)
+        async with running:
+            running.count(files=2)
+
+
+@pytest.mark.parametrize(
+    "error", [StoreBusy(), OperationTimeout(limit_milliseconds=250), StorageFull(), RuntimeError("a fault")]
+)
+async def test_an_end_that_the_store_does_not_take_is_stored_later(
+    database: Database, operations: Operations, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    made = [await begun(operations) for _ in range(MOST_RUNNING)]
+    for running in made:
+        await end_refused(database, running, monkeypatch, error)
+    assert outcome(await operations.cancel(ACME, made[0].operation.operation_id)) == (False, None)
+    with pytest.raises(TooManyOperations):
+        await begun(operations)
+    await operations.work()
+    for running in made:
+        end = await now(operations, running)
+        assert (outcome(end), end.counts, end.progress.done) == ((True, None), {"files": 2}, 100)
+    await begun(operations)
+
+
+async def test_an_end_that_is_refused_for_good_keeps_no_other_from_being_stored(
+    database: Database, operations: Operations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused, taken = [await begun(operations) for _ in range(2)]
+    for running in (refused, taken):
+        await end_refused(database, running, monkeypatch, StoreBusy())
+    write = type(database).write
+
+    async def write_but_one(self: Database, *arguments: Any, **named: Any) -> Any:
+        if named["operation_id"] == refused.operation.operation_id:
+            raise RuntimeError
+        return await write(self, *arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(database), "write", write_but_one)
+        await operations.work()
+    assert outcome(await now(operations, taken)) == (True, None)
+    assert outcome(await now(operations, refused)) == (False, None)
+
+
 async def test_one_whose_end_could_not_be_stored_is_ended_by_the_next_server(
     database: Database, operations: Operations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = await begun(operations)
-
-    async def refused(*_: object, **__: object) -> None:
-        raise StorageFull
-
-    with monkeypatch.context() as patched:
-        patched.setattr(type(database), "write", refused)
-        async with running:
-            pass
+    await end_refused(database, running, monkeypatch, StorageFull())
     next_server = Operations(database=database, clock=Clock())
     assert outcome(await now(next_server, running)) == (False, None)
     await next_server.recover()

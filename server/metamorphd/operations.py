@@ -1,7 +1,7 @@
 """Long work that goes on without the call that began it, and that callers can follow and cancel (AIP-151)."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -77,7 +77,7 @@ class Running:
         self._cancel = None
 
     async def end(self, failure: Failure | None = None) -> None:
-        """Stores its end. It succeeded if `failure` is None."""
+        """Stores its end, as `Operations.end` does. It succeeded if `failure` is None."""
         await self._operations.end(self._scope, self.operation, failure=failure, counts=self._counts)
 
     async def __aenter__(self) -> Self:
@@ -86,13 +86,8 @@ class Running:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        failure = None if exc is None else self._failure(exc)
-        try:
-            # Shielded: that the work was cancelled must not keep its end from being stored.
-            await asyncio.shield(self.end(failure))
-        except Exception:
-            # The next start ends it.
-            logger.exception("the end of an operation was not stored", operation_id=self.operation.operation_id)
+        # Shielded: that the work was cancelled must not keep its end from being stored.
+        await asyncio.shield(self.end(None if exc is None else self._failure(exc)))
 
     def _failure(self, exc: BaseException) -> Failure:
         known: DomainError
@@ -112,6 +107,15 @@ def failure_of(error: DomainError) -> Failure:
     return Failure(error.reason_name(), str(error))
 
 
+def _warn(operation_id: str, error: Exception) -> None:
+    logger.warning(
+        "the end of an operation was not stored; trying again",
+        operation_id=operation_id,
+        error=str(error),
+        exc_info=not isinstance(error, DomainError),
+    )
+
+
 class Operations:
     """The operations of vaults and of the server. Those that this server does are known with how far they are."""
 
@@ -119,6 +123,8 @@ class Operations:
         self._database = database
         self._clock = clock
         self._running: dict[str, Running] = {}
+        # What stores an end, by operation, while the store has not taken it.
+        self._unstored: dict[str, Callable[[], Awaitable[None]]] = {}
 
     def new(
         self, scope: Scope, kind: OperationKind, *, target: str = "", unit: str = "percent", total: int = 100
@@ -156,22 +162,38 @@ class Operations:
     async def end(
         self, scope: Scope, operation: Operation, *, failure: Failure | None, counts: Mapping[str, int]
     ) -> None:
-        """Stores the end of an operation, with how far it was."""
-        progress = operation.progress
+        """Stores the end of an operation, with how far it was. If the store does not take it, `work` does it again."""
+        operation_id, progress = operation.operation_id, operation.progress
         if failure is None and progress.total:
             progress = replace(progress, done=progress.total)
-        try:
+
+        async def store() -> None:
             await self._database.write(
                 end_operation,
                 scope,
-                operation_id=operation.operation_id,
+                operation_id=operation_id,
                 progress=progress,
                 failure=failure,
                 counts=counts,
                 now=self._clock.now(),
             )
-        finally:
-            self._running.pop(operation.operation_id, None)
+            self._unstored.pop(operation_id, None)
+            self._running.pop(operation_id, None)
+
+        try:
+            await store()
+        except Exception as exc:
+            self._unstored[operation_id] = store
+            _warn(operation_id, exc)
+
+    async def work(self) -> None:
+        """Stores the ends that the store has not taken."""
+        for operation_id, store in list(self._unstored.items()):
+            try:
+                await store()
+            except Exception as exc:
+                # Those of other vaults do not wait for it.
+                _warn(operation_id, exc)
 
     async def get(self, scope: Scope, operation_id: str) -> Operation:
         """Returns an operation of the scope's vault as it is now. Raises OperationNotFound."""
@@ -193,7 +215,7 @@ class Operations:
         Does nothing to one that has ended. Raises OperationNotFound, OperationNotCancellable.
         """
         found = await self.get(scope, operation_id)
-        if found.end_time is None:
+        if found.end_time is None and operation_id not in self._unstored:
             running = self._running.get(operation_id)
             if running is None:
                 raise OperationNotCancellable(operation_id=operation_id)

@@ -10,7 +10,10 @@ import pytest
 from metamorph_client.chat.v1 import message_pb2
 from metamorph_client.vault.v1 import vault_service_pb2 as pb
 from metamorph_client.vault.v1.operation_pb2 import OPERATION_KIND_EXPORT_VAULT, OPERATION_KIND_IMPORT_VAULT, Operation
+from metamorphd import housekeeping
+from metamorphd.errors import StoreBusy
 from metamorphd.store.exports import read_records
+from metamorphd.store.operations import MOST_RUNNING, end_operation
 from metamorphd.transfers import planning
 
 from tests.support.caller import Caller
@@ -107,6 +110,65 @@ async def test_another_export_cancels_the_one_that_is_written(
         assert (await done(alice, first.operation_id)).error.reason == "OPERATION_CANCELLED"
         assert (await refused(call)).reason == "OPERATION_CANCELLED"
     assert (await done(alice, second.operation_id)).HasField("result")
+
+
+@asynccontextmanager
+async def busy_at_the_end(running: Serving, patch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """The store takes no end of an operation meanwhile."""
+    database = running.server._database
+    write = database.write
+
+    async def refuse_ends(called: Any, *arguments: Any, **named: Any) -> Any:
+        if called is end_operation:
+            raise StoreBusy(retry_delay=1.0)
+        return await write(called, *arguments, **named)
+
+    with patch.context() as patched:
+        patched.setattr(database, "write", refuse_ends)
+        yield
+
+
+async def test_exports_that_end_while_the_store_is_busy_end_once_it_is_not(
+    alice: Caller, running: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with busy_at_the_end(running, monkeypatch):
+        for _ in range(MOST_RUNNING):
+            data = await exported(alice)
+        export_id = records(data)[0]["export_id"]
+        assert (await refused(export(alice))).reason == "TOO_MANY_OPERATIONS"
+        # The refused one has taken nothing away.
+        assert await exported(alice, export_id=export_id) == data
+        listed = await alice.vault.ListOperations(pb.ListOperationsRequest(), metadata=alice.metadata)
+        assert not any(found.done for found in listed.operations)
+    for found in listed.operations:
+        assert (await done(alice, found.operation_id)).HasField("result")
+    await exported(alice)
+
+
+async def test_an_end_that_the_store_has_not_taken_is_stored_when_the_server_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No round of the housekeeping takes part.
+    monkeypatch.setattr(housekeeping, "CHORE_ROUND_SECONDS", 3600)
+    async with serving(tmp_path) as running:
+        alice = running.caller()
+        async with busy_at_the_end(running, monkeypatch):
+            call, found = await begun(alice)
+            async for _ in call:
+                pass
+        assert not (await operation(alice, found.operation_id)).done
+    async with serving(tmp_path) as running:
+        assert (await operation(running.caller(), found.operation_id)).HasField("result")
+
+
+async def test_an_export_whose_file_cannot_be_made_has_failed(alice: Caller, running: Serving, tmp_path: Path) -> None:
+    directory = tmp_path / "metamorph.db-exports"
+    directory.write_bytes(b"")
+    assert (await refused(export(alice))).reason == "STORAGE_FULL"
+    (ended,) = (await alice.vault.ListOperations(pb.ListOperationsRequest(), metadata=alice.metadata)).operations
+    assert ended.error.reason == "STORAGE_FULL"
+    directory.unlink()
+    await exported(alice)
 
 
 async def test_an_export_that_its_server_has_not_written_is_interrupted(

@@ -74,6 +74,7 @@ class PrimaryRole:
             change_retention_days=settings.change_retention_days,
             audit_retention_days=settings.audit_retention_days,
             chores=[
+                self.operations.work,
                 self.rotation.work,
                 self.memories.work,
                 self.exports.work,
@@ -106,6 +107,8 @@ class PrimaryRole:
     async def open(self, parts: AsyncExitStack) -> None:
         # Before any call is admitted: the database may have been restored.
         await self.ledger.replay()
+        # Once whatever has operations is closed.
+        parts.push_async_callback(self.operations.work)
         # Backups are time-stamped, and so close first.
         parts.push_async_callback(self._stamping.aclose)
         await parts.enter_async_context(self.backups)

@@ -109,33 +109,36 @@ class Exports:
         start = await self._database.write(begin_export, scope, hash_key=self._clock.new_key(), now=now)
         expected = start.stored_bytes * EXPECTED_PERCENT // 100
         await asyncio.to_thread(self._require_space, expected)
+        export_id = self._clock.new_id("exp")
+        new = self._operations.new(scope, OperationKind.EXPORT_VAULT, target=export_id, unit="bytes", total=expected)
+        writing = Writing(
+            export_id,
+            scope.vault_id,
+            self._files.partial(scope.vault_id, export_id),
+            create_time=now,
+            expected_size=expected,
+            operation_id=new.operation_id,
+        )
         # Of two at once, the second takes the place of the first.
-        async with self._replacing.setdefault(scope.vault_id, asyncio.Lock()):
-            await self._stop(scope.vault_id, OperationCancelled())
-            export_id = self._clock.new_id("exp")
-            new = self._operations.new(
-                scope, OperationKind.EXPORT_VAULT, target=export_id, unit="bytes", total=expected
-            )
-            path = await asyncio.to_thread(self._files.create, scope.vault_id, export_id)
-            writing = Writing(
-                export_id,
-                scope.vault_id,
-                path,
-                create_time=now,
-                expected_size=expected,
-                operation_id=new.operation_id,
-            )
-            try:
-                running = await self._operations.begin(scope, new, cancel=lambda: writing.stop(OperationCancelled()))
-            except DomainError:
-                # The files of a vault that is deleted meanwhile are gone.
-                delete(path)
-                raise
+        async with self._replacing.setdefault(scope.vault_id, asyncio.Lock()), contextlib.AsyncExitStack() as ending:
+            # First: one that is refused takes the place of none.
+            running = await self._operations.begin(scope, new, cancel=lambda: writing.stop(OperationCancelled()))
+            await ending.enter_async_context(running)
+            await self._replace(writing)
+            ending.pop_all()
             writing.task = asyncio.create_task(self._write(writing, running, scope, start, sealing))
             self._writings[scope.vault_id] = writing
             # What was decided since the operation was stored.
             self._stop_refused()
         return writing
+
+    async def _replace(self, writing: Writing) -> None:
+        """Makes the file of an export in the place of the vault's other ones. Raises StorageFull."""
+        await self._stop(writing.vault_id, OperationCancelled())
+        try:
+            await asyncio.to_thread(self._files.create, writing.vault_id, writing.export_id)
+        except OSError as exc:
+            raise StorageFull(retry_delay=RETRY_SECONDS) from exc
 
     async def find(self, scope: Scope, *, export_id: str) -> Writing:
         """Returns an export of the vault. Raises ExportNotFound."""

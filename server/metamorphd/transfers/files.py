@@ -23,10 +23,14 @@ class ExportFiles:
         for part in self.directory.glob(f"*/*{PARTIAL}"):
             delete(part)
 
+    def partial(self, vault_id: str, export_id: str) -> Path:
+        """Returns the name of an export's file until it is complete."""
+        return self._of(vault_id) / f"{export_id}{PARTIAL}"
+
     def create(self, vault_id: str, export_id: str) -> Path:
         """Returns the file of a new export, empty, in the place of the vault's other ones."""
         self.delete_all(vault_id)
-        path = self._of(vault_id) / f"{export_id}{PARTIAL}"
+        path = self.partial(vault_id, export_id)
         while True:
             # The directory may be deleted meanwhile, by whoever has deleted what was in it.
             with contextlib.suppress(FileNotFoundError):

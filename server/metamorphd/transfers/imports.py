@@ -25,7 +25,7 @@ from metamorphd.operations import Operations
 from metamorphd.store.database import Database
 from metamorphd.store.imports import begin_import, complete_import, discard_import, end_import_step, list_imports
 from metamorphd.store.storage import require_storage
-from metamorphd.transfers.patience import Patient
+from metamorphd.transfers.patience import Patient, patiently
 from metamorphd.transfers.reading import verify
 from metamorphd.transfers.staging import Staging
 from metamorphd.transfers.verification import Arriving
@@ -173,7 +173,8 @@ class Imports:
                 cancelled = task.cancel()
 
         try:
-            async with await self._operations.begin(scope, operation, cancel=cancel) as running:
+            # All has arrived, and would have to arrive again.
+            async with await patiently(lambda: self._operations.begin(scope, operation, cancel=cancel)) as running:
                 async with self._verifying:
                     verified = await verify(path)
                 hash_key = await self._patient.write(

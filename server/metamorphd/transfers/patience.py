@@ -21,13 +21,14 @@ class Patient:
         self._database = database
 
     async def read(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await _again(lambda: self._database.read(operation, scope, *args, **kwargs))
+        return await patiently(lambda: self._database.read(operation, scope, *args, **kwargs))
 
     async def write(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await _again(lambda: self._database.write(operation, scope, *args, **kwargs))
+        return await patiently(lambda: self._database.write(operation, scope, *args, **kwargs))
 
 
-async def _again(run: Callable[[], Awaitable[T]]) -> T:
+async def patiently(run: Callable[[], Awaitable[T]]) -> T:
+    """Runs something again and again while the store is slow, as `Patient` does, and returns its result."""
     for pause in PAUSES_SECONDS:
         try:
             return await run()
