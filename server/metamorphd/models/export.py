@@ -34,7 +34,8 @@ class Position:
 
     `after` is the key of the last record of that kind. If `within` is set, the records that belong to that one are
     being read: `child` counts their kinds, and `child_after` is the key of the last of those. `elder` is the key of the
-    last one of the kind before, as far as it was read.
+    last one of the kind before, as far as it was read. The record is whole with `parts` of them, if that is not 0, of
+    which `missing` are not read yet.
     """
 
     kind: int = 0
@@ -43,12 +44,20 @@ class Position:
     child: int = 0
     child_after: tuple[str | int, ...] = ()
     elder: tuple[str | int, ...] = ()
+    parts: int = 0
+    missing: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Lines with records, how many there are of each kind, and where the next ones begin, None at the end."""
+    """Lines with records, how many there are of each kind, and where the next ones begin, None at the end.
+
+    `begun` are lines of a record that is not whole yet, nor counted. If `broken` is set, the one that was begun before
+    is left out, because it has been deleted meanwhile: these records are in the place of its lines.
+    """
 
     lines: bytes
     counts: dict[str, int] = field(default_factory=dict)
     next: Position | None = None
+    begun: bytes = b""
+    broken: bool = False

@@ -10,6 +10,7 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
+from metamorphd.store.attachments import chunk_count
 from metamorphd.store.database import Row, Transaction
 
 GET_VAULT = """
@@ -156,7 +157,8 @@ class Kind:
     """A kind of record: the table that it has a row of, and which columns.
 
     `key` are what orders its records, `json` the columns whose text is JSON, `flags` those that are true or false, and
-    `encoded` those of bytes, in base64. `children` belong to a record of this kind, and follow it.
+    `encoded` those of bytes, in base64. `children` belong to a record of this kind, and follow it. `parts` returns how
+    many of them a row has; one that has fewer is not exported. Without it, any number will do.
     """
 
     name: str
@@ -168,6 +170,7 @@ class Kind:
     flags: tuple[str, ...] = ()
     encoded: tuple[str, ...] = ()
     children: "tuple[Kind, ...]" = ()
+    parts: Callable[[Row], int] | None = None
 
     @cached_property
     def values(self) -> Callable[[Row], tuple[Any, ...]]:
@@ -312,6 +315,7 @@ ATTACHMENT = Kind(
     key=("attachment_id",),
     flags=("rejected",),
     children=(CHUNK,),
+    parts=lambda row: chunk_count(row.size),
 )
 SECRET_VERSION = Kind(
     "secret_version",

@@ -1,7 +1,7 @@
 """Reading what a vault stores, as lines of an export."""
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,22 +28,30 @@ async def begin_export(tx: Transaction, *, hash_key: bytes, now: int) -> ExportS
 
 async def read_records(tx: Transaction, *, position: Position, most_bytes: int, now: int) -> Records:
     """Returns the records from a position on, about `most_bytes` of them, all as they are in one snapshot."""
-    reading = _Reading(tx, most_bytes=most_bytes, now=now)
+    reading = _Reading(tx, most_bytes=most_bytes, now=now, begun=position.missing > 0)
     following: Position | None = position
     while following is not None and reading.left > 0:
         following = await reading.step(following)
-    return Records(b"".join(reading.lines), reading.counts, following)
+    return reading.records(following)
 
 
 class _Reading:
-    """Reads records until there are enough."""
+    """Reads records until there are enough. `begun` is whether a record before them is not whole yet."""
 
-    def __init__(self, tx: Transaction, *, most_bytes: int, now: int) -> None:
+    def __init__(self, tx: Transaction, *, most_bytes: int, now: int, begun: bool) -> None:
         self._tx = tx
         self._now = now
+        self._begun, self._broken = begun, False
+        # How many of the lines are of whole records.
+        self._whole = 0
+        self._lines: list[bytes] = []
+        self._counts: dict[str, int] = {}
         self.left = most_bytes
-        self.lines: list[bytes] = []
-        self.counts: dict[str, int] = {}
+
+    def records(self, following: Position | None) -> Records:
+        """Returns what was read."""
+        whole, begun = b"".join(self._lines[: self._whole]), b"".join(self._lines[self._whole :])
+        return Records(whole, self._counts, following, begun, self._broken)
 
     async def step(self, position: Position) -> Position | None:
         """Reads a page of a kind, with what belongs to its records, and returns where to go on."""
@@ -54,8 +62,11 @@ class _Reading:
         if not rows:
             return Position(position.kind + 1) if position.kind + 1 < len(KINDS) else None
         for row in rows:
+            parts = 0 if kind.parts is None else kind.parts(row)
             self._add(kind, row)
-            position = Position(position.kind, _key(kind, row), within=bool(kind.children))
+            if not parts:
+                self._keep({kind.name: 1})
+            position = Position(position.kind, _key(kind, row), within=bool(kind.children), parts=parts, missing=parts)
             while position.within and self.left > 0:
                 position = await self._children(kind, position)
             if self.left <= 0:
@@ -68,7 +79,14 @@ class _Reading:
         for row in rows:
             self._add(child, row)
         if rows:
-            return replace(position, child_after=_key(child, rows[-1]))
+            missing = max(position.missing - len(rows), 0)
+            if not position.parts:
+                self._keep({child.name: len(rows)})
+            elif not missing:
+                self._keep({kind.name: 1, child.name: position.parts})
+            return replace(position, child_after=_key(child, rows[-1]), missing=missing)
+        if position.missing:
+            self._leave_out()
         if position.child + 1 < len(kind.children):
             return replace(position, child=position.child + 1, child_after=(), elder=position.child_after)
         return Position(position.kind, position.after)
@@ -78,9 +96,19 @@ class _Reading:
 
     def _add(self, kind: Kind, row: Row) -> None:
         line = encode_record(kind, row)
-        self.lines.append(line)
+        self._lines.append(line)
         self.left -= len(line)
-        self.counts[kind.name] = self.counts.get(kind.name, 0) + 1
+
+    def _keep(self, counts: Mapping[str, int]) -> None:
+        """Records that the records so far are whole."""
+        self._whole, self._begun = len(self._lines), False
+        for name, count in counts.items():
+            self._counts[name] = self._counts.get(name, 0) + count
+
+    def _leave_out(self) -> None:
+        """Takes back the record that was begun: it is being erased."""
+        del self._lines[self._whole :]
+        self._broken, self._begun = self._broken or self._begun, False
 
 
 def _key(kind: Kind, row: Row) -> Key:

@@ -6,7 +6,6 @@ being begun anew. The file stays for some time, so that a call which goes on lat
 
 import asyncio
 import contextlib
-import hashlib
 import os
 from collections.abc import AsyncGenerator, Mapping
 from io import FileIO
@@ -18,7 +17,6 @@ import structlog
 
 from metamorphd.clock import Clock
 from metamorphd.deletion import delete, open_shared
-from metamorphd.durable import Appending
 from metamorphd.errors import (
     DomainError,
     ExportNotFound,
@@ -32,13 +30,14 @@ from metamorphd.errors import (
     VaultSuspended,
 )
 from metamorphd.models.caller import Scope
-from metamorphd.models.export import FORMAT, FORMAT_VERSION, ExportStart
+from metamorphd.models.export import FORMAT, FORMAT_VERSION, ExportStart, Records
 from metamorphd.models.operation import OperationKind
 from metamorphd.models.span import NOT_RECORDED
 from metamorphd.operations import Operations, Running
 from metamorphd.secrets.secrets import Secrets
 from metamorphd.store.database import Database
 from metamorphd.store.exports import begin_export
+from metamorphd.transfers.appended import Appended
 from metamorphd.transfers.files import ExportFiles
 from metamorphd.transfers.pages import Pages, line_of
 from metamorphd.transfers.sealing import KeyInvalid, Recipient
@@ -46,8 +45,6 @@ from metamorphd.transfers.writing import Writing
 from metamorphd.vault_states import VaultStates
 
 SENT_BYTES = 256 * 1024
-# Space is asked for ahead, since many pages may be written until it is asked for again.
-AHEAD_BYTES = 16 * 1024 * 1024
 RETRY_SECONDS = 30.0
 # JSON has names, and attachments are in base64.
 EXPECTED_PERCENT = 150
@@ -161,7 +158,9 @@ class Exports:
         """
         with self._open(writing) as file:
             while await writing.beyond(offset):
-                chunk = await asyncio.to_thread(os.pread, file.fileno(), SENT_BYTES, offset)
+                # What follows may be taken back.
+                size = min(SENT_BYTES, writing.written - offset)
+                chunk = await asyncio.to_thread(os.pread, file.fileno(), size, offset)
                 yield chunk
                 offset += len(chunk)
         if offset > writing.written:
@@ -236,32 +235,20 @@ class Exports:
     async def _write_all(
         self, writing: Writing, running: Running, scope: Scope, start: ExportStart, recipient: Recipient | None
     ) -> None:
-        hashed, ahead = hashlib.sha256(), 0
         with _appended(writing.path) as file:
-            appending = Appending(file)
+            appended = Appended(file, require_space=self._require_space)
 
-            def append(lines: bytes) -> None:
-                nonlocal ahead
-                ahead -= len(lines)
-                if ahead < 0:
-                    ahead = AHEAD_BYTES
-                    self._require_space(AHEAD_BYTES + len(lines))
-                hashed.update(lines)
-                appending.append(lines)
-
-            async def add(lines: bytes) -> None:
-                await asyncio.to_thread(append, lines)
-                writing.grow(len(lines))
+            async def add(records: Records) -> None:
+                await asyncio.to_thread(appended.add, records)
+                writing.count(records.counts)
+                writing.grow(appended.kept - writing.written)
                 running.advance(writing.written, total=max(writing.written, writing.expected_size))
 
-            await add(line_of(_header(writing, start, sealed=recipient is not None)))
+            await add(Records(line_of(_header(writing, start, sealed=recipient is not None))))
             async with contextlib.aclosing(self._pages.read(scope, recipient)) as pages:
-                async for lines, counts in pages:
-                    for kind, count in counts.items():
-                        writing.counts[kind] = writing.counts.get(kind, 0) + count
-                    if lines:
-                        await add(lines)
-            await add(line_of(_trailer(writing, hashed.hexdigest())))
+                async for records in pages:
+                    await add(records)
+            await add(Records(line_of(_trailer(writing, appended.sha256))))
         writing.path = await asyncio.to_thread(self._files.complete, writing.path)
         writing.complete = True
         running.advance(writing.written, total=writing.written)

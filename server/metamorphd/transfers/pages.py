@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 
 import orjson
 
@@ -29,17 +30,18 @@ class Pages:
         self._secrets = secrets
         self._clock = clock
 
-    async def read(self, scope: Scope, recipient: Recipient | None) -> AsyncGenerator[tuple[bytes, Mapping[str, int]]]:
-        """Yields all records of a vault as lines, and how many of each kind they are.
+    async def read(self, scope: Scope, recipient: Recipient | None) -> AsyncGenerator[Records]:
+        """Yields all records of a vault.
 
         Values of secrets are with them, encrypted for the recipient if there is one. Each is a read in the log.
         """
         async with contextlib.aclosing(self._records(scope)) as pages:
             async for records in pages:
-                lines = records.lines
                 if recipient is not None and SECRET_VERSION.name in records.counts:
-                    lines = await self._with_values(scope, lines, recipient)
-                yield lines, records.counts
+                    lines = await self._with_values(scope, records.lines, recipient)
+                    yield replace(records, lines=lines)
+                else:
+                    yield records
 
     async def _records(self, scope: Scope) -> AsyncGenerator[Records]:
         """Yields all records of a vault in pages, each read while the one before it is written."""

@@ -1,6 +1,7 @@
 """An export while it is written, for those who read it."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 from metamorphd.errors import DomainError
@@ -42,6 +43,11 @@ class Writing:
         """Returns what callers see of it."""
         size = self.written if self.complete else 0
         return Export(self.export_id, self.create_time, size, size or self.expected_size, self.operation_id)
+
+    def count(self, counts: Mapping[str, int]) -> None:
+        """Records how many records of each kind were written."""
+        for kind, count in counts.items():
+            self.counts[kind] = self.counts.get(kind, 0) + count
 
     def grow(self, size: int) -> None:
         """Records that `size` bytes were written, or that something else has happened, and wakes up those who read."""
