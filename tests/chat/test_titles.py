@@ -18,7 +18,9 @@ from structlog.testing import CapturingLogger
 from tests.support.caller import Caller
 from tests.support.fakes.messages_api import FakeMessagesApi, Received
 from tests.support.fakes.replies import Behaviour, Refusal, Reply, thinking
-from tests.support.serving import asking
+from tests.support.leaving import delete
+from tests.support.operating import operator_of, suspend
+from tests.support.serving import Serving, asking
 from tests.support.tools import CALL, WEATHER, result
 from tests.support.turns import get_session, titled
 
@@ -223,6 +225,18 @@ async def test_a_title_does_not_delay_a_drain(tmp_path: Path, api: FakeMessagesA
         async with asyncio.timeout(4):
             await running.server.stop(grace_seconds=0.1)
         await api.until_idle()
+
+
+async def test_titles_of_a_vault_that_is_suspended_or_deleted_are_left(
+    running: Serving, alice: Caller, mallory: Caller, api: FakeMessagesApi
+) -> None:
+    for caller, leave in ((alice, lambda: suspend(operator_of(running))), (mallory, lambda: delete(mallory, "evil"))):
+        api.script.extend([Reply(("Owls.",)), Reply(("Why",), ending="stall")])
+        await caller.send((await caller.create_session()).session_id)
+        await api.until_answering()
+        async with asyncio.timeout(4):
+            await leave()
+            await api.until_idle()
 
 
 async def test_titles_are_not_generated_by_default(tmp_path: Path, api: FakeMessagesApi) -> None:

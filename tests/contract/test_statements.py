@@ -113,7 +113,7 @@ TABLES_OF_NO_VAULT = {
     "ledger_files",  # how far files were read that are of all vaults
     "identity",  # distinguishes the database from others, and has nothing of a caller's
 }
-WRITES = re.compile(r"atabase\.write\(\s*(?:revised\()?(\w+)")
+WRITES = re.compile(r"atabase\.write\(\s*(?:(?:revised|living)\()?(\w+)")
 POINT_READS = {
     "get_entry_mac",
     "get_log_beginning",

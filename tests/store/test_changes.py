@@ -17,6 +17,7 @@ from metamorphd.models.vault import Budget, VaultChanges
 from metamorphd.store.changes import append_change, get_revision, list_changes, revised
 from metamorphd.store.compaction import compact_changes, list_oldest_changes
 from metamorphd.store.database import Database, Transaction
+from metamorphd.store.erasure_ledger import get_life
 from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.messages import delete_message
 from metamorphd.store.session_titles import set_title
@@ -90,10 +91,11 @@ async def test_a_session_is_created_updated_titled_and_deleted(database: Databas
     turn = await new_turn(database, session_id)
     await finish(database, turn)
     changed: dict[str, Any] = {"session_id": session_id, "etag": "", "now": 1}
+    named: dict[str, Any] = {"turn": turn, "life": await database.read(get_life, ACME), "usage": Usage(), "now": 1}
     start = await revision(database)
-    await database.write(set_title, ACME, turn=turn, title="One", model="m", usage=Usage(), now=1)
+    await database.write(set_title, ACME, title="One", model="m", **named)
     # It has one now.
-    await database.write(set_title, ACME, turn=turn, title="Two", model="m", usage=Usage(), now=1)
+    await database.write(set_title, ACME, title="Two", model="m", **named)
     await database.write(update_session, ACME, changes=SessionChanges(title="Three"), **changed)
     await database.write(delete_session, ACME, **changed)
     verbs = ["updated", "updated", "deleted"]

@@ -18,6 +18,7 @@ from metamorphd.models.usage import SubjectKind, Usage, UsageRow
 from metamorphd.models.vault import Budget, SubjectBudgets
 from metamorphd.store import subject_usage
 from metamorphd.store.database import Database
+from metamorphd.store.erasure_ledger import get_life
 from metamorphd.store.session_titles import set_title
 from metamorphd.store.sessions import delete_session
 from metamorphd.store.usage import count_deleted_usage
@@ -158,7 +159,9 @@ async def test_a_label_with_a_budget_is_always_counted_by_itself(
 
 async def test_a_title_counts_towards_the_user_and_the_labels_of_its_turn(database: Database) -> None:
     turn = await ended(database, "bob", team="web")
-    await database.write(set_title, ACME, turn=turn, title="t", model="m", usage=Usage(5), now=beginning(DAYS[0]))
+    life = await database.read(get_life, ACME)
+    named: dict[str, Any] = {"turn": turn, "life": life, "title": "t", "model": "m"}
+    await database.write(set_title, ACME, usage=Usage(5), now=beginning(DAYS[0]), **named)
     for kind, name in ((SubjectKind.USER, "bob"), (SubjectKind.LABEL, "team=web")):
         (row,) = await listed(database, kind)
         assert (row.user_id + row.label, row.usage.input_tokens, row.turns) == (name, 6, 1)
@@ -167,7 +170,8 @@ async def test_a_title_counts_towards_the_user_and_the_labels_of_its_turn(databa
 async def test_a_turn_that_is_deleted_while_it_runs_counts_towards_its_user_and_labels(database: Database) -> None:
     turn = await running(database, "bob", team="web")
     await database.write(delete_session, ACME, session_id=turn.session_id, etag="", now=9)
-    assert await database.write(count_deleted_usage, ACME, turn=turn, usage=Usage(7), now=beginning(DAYS[0]))
+    deleted: dict[str, Any] = {"turn": turn, "life": await database.read(get_life, ACME)}
+    assert await database.write(count_deleted_usage, ACME, usage=Usage(7), now=beginning(DAYS[0]), **deleted)
     for kind, name in ((SubjectKind.USER, "bob"), (SubjectKind.LABEL, "team=web")):
         (row,) = await listed(database, kind)
         assert (row.user_id + row.label, row.usage.input_tokens) == (name, 7)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
@@ -31,6 +31,7 @@ from metamorphd.models.message import Message
 from metamorphd.models.turn import Turn, TurnEvent
 from metamorphd.store.changes import revised
 from metamorphd.store.database import Database
+from metamorphd.store.erasure_ledger import living
 from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.sessions import delete_session, get_session
 from metamorphd.store.turns.create import create_regeneration, create_turn
@@ -39,7 +40,8 @@ from metamorphd.store.turns.read import get_turn, list_running_turns, started_ev
 from metamorphd.store.turns.terms import Terms
 from metamorphd.store.uploads import stage_upload
 
-T = TypeVar("T")
+# Stores a turn, and returns it with the life of its vault.
+Create = Callable[[], Awaitable[tuple[Turn, str | None]]]
 
 # Time after the grace period for turns to commit their ends.
 LAST_COMMIT_SECONDS = 4.0
@@ -135,7 +137,7 @@ class TurnEngine:
             scope,
             send.message.turn_id,
             lambda: self._database.write(
-                create_turn,
+                living(create_turn),
                 scope,
                 message=send.message,
                 uploads=send.uploads,
@@ -169,7 +171,7 @@ class TurnEngine:
             scope,
             regeneration.turn_id,
             lambda: self._database.write(
-                create_regeneration,
+                living(create_regeneration),
                 scope,
                 turn_id=regeneration.turn_id,
                 user_message_id=regeneration.user_message_id,
@@ -202,9 +204,11 @@ class TurnEngine:
     async def cancel_turns(self, scope: Scope) -> int:
         """Stops all turns of the scope's vault, and returns how many have not ended within CANCEL_SECONDS.
 
-        Those too that another process runs. They end one after the other, and their partial replies are kept.
+        Those too that another process runs. They end one after the other, and their partial replies are kept. No titles
+        are generated for the vault any more.
         """
         await asyncio.wait({self._spawn(self._ending.cancel_turns(scope))}, timeout=CANCEL_SECONDS)
+        self._titles.cancel(scope.vault_id)
         return len(await self._database.read(list_running_turns, scope))
 
     def _refuse_unswept(self) -> None:
@@ -215,7 +219,7 @@ class TurnEngine:
         if not self._swept:
             raise StoreNotReady(retry_delay=1.0)
 
-    async def _start(self, scope: Scope, turn_id: str, create: Callable[[], Awaitable[Turn]]) -> Turn:
+    async def _start(self, scope: Scope, turn_id: str, create: Create) -> Turn:
         if self._draining:
             raise ServerDraining(retry_delay=5.0)
         self._refuse_unswept()
@@ -295,11 +299,11 @@ class TurnEngine:
         self,
         scope: Scope,
         turn_id: str,
-        create: Callable[[], Awaitable[Turn]],
+        create: Create,
         started: asyncio.Future[Turn],
     ) -> None:
         try:
-            turn = await create()
+            turn, life = await create()
         except Exception as exc:
             if not started.done():
                 started.set_exception(exc)
@@ -321,7 +325,7 @@ class TurnEngine:
                 time_limit=self._time_limit,
                 pace=self._pace,
             )
-            live = self._live[scope.vault_id, turn_id] = LiveTurn(turn=turn, generation=generation)
+            live = self._live[scope.vault_id, turn_id] = LiveTurn(turn=turn, life=life, generation=generation)
             live.publish([started_event(turn)])
         if not started.done():
             started.set_result(turn)
@@ -333,4 +337,4 @@ class TurnEngine:
                 end_turn(span, finished)
                 del self._live[scope.vault_id, turn_id]
                 live.wake()
-            self._spawn(self._titles.name_session(scope, turn, finished), among=self._titling)
+            self._spawn(self._titles.name_session(scope, live, finished), among=self._titling)

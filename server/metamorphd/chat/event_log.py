@@ -69,7 +69,7 @@ class EventLog:
             generation.stop(interrupted())
             now = self._clock.now()
             usage = generation.usage
-            if await self._durably(count_deleted_usage, scope, turn=live.turn, usage=usage, now=now):
+            if await self._durably(count_deleted_usage, scope, turn=live.turn, life=live.life, usage=usage, now=now):
                 self._metrics.used(live.turn.model, usage)
             return None
         finally:

@@ -14,10 +14,14 @@ TAIL_CHARACTERS = 262_144
 
 
 class LiveTurn:
-    """The latest committed events of a turn, and a way to wait for the next one."""
+    """The latest committed events of a turn, and a way to wait for the next one.
 
-    def __init__(self, *, turn: Turn, generation: Generation) -> None:
+    `life` is that of the vault in which the turn began.
+    """
+
+    def __init__(self, *, turn: Turn, life: str | None, generation: Generation) -> None:
         self.turn = turn
+        self.life = life
         self.generation = generation
         self.last_sequence = 0
         self._tail: deque[TurnEvent] = deque()

@@ -6,6 +6,7 @@ from contextlib import aclosing
 import structlog
 
 from metamorphd.catalog import Catalog
+from metamorphd.chat.live_turn import LiveTurn
 from metamorphd.chat.meter import Meter, Tariff
 from metamorphd.chat.reply_size import ReplySize
 from metamorphd.chat.turn_metrics import TurnMetrics
@@ -16,7 +17,7 @@ from metamorphd.models.caller import Scope
 from metamorphd.models.content import TextBlock, text_of
 from metamorphd.models.generation import EffectiveOptions, Thinking
 from metamorphd.models.message import Message, Role
-from metamorphd.models.turn import StopReason, Turn, TurnFinished, TurnStatus
+from metamorphd.models.turn import StopReason, TurnFinished, TurnStatus
 from metamorphd.store.database import Database
 from metamorphd.store.messages import get_message
 from metamorphd.store.session_titles import set_title, wants_title
@@ -60,10 +61,16 @@ class Titles:
         self._clock = clock
         self._metrics = metrics
         self._title_model = title_model
-        # The sessions that are being named, with their vaults.
-        self._naming: set[tuple[str, str]] = set()
+        # By vault and session, those that are being named.
+        self._naming: dict[tuple[str, str], asyncio.Task[None] | None] = {}
 
-    async def name_session(self, scope: Scope, turn: Turn, finished: TurnFinished | None) -> None:
+    def cancel(self, vault_id: str) -> None:
+        """Stops the naming of a vault's sessions. What it has used so far is counted."""
+        for (vault, _), task in self._naming.items():
+            if vault == vault_id and task is not None:
+                task.cancel()
+
+    async def name_session(self, scope: Scope, live: LiveTurn, finished: TurnFinished | None) -> None:
         """Titles the session of a completed turn, if it has no title. Errors are only logged.
 
         One that is being named is not named twice: turns that end meanwhile would each pay for a call.
@@ -76,17 +83,17 @@ class Titles:
         named = (scope.vault_id, reply.session_id)
         if named in self._naming:
             return
-        self._naming.add(named)
+        self._naming[named] = asyncio.current_task()
         try:
-            await self._name_session(scope, turn, reply)
+            await self._name_session(scope, live, reply)
         finally:
-            self._naming.remove(named)
+            del self._naming[named]
 
-    async def _name_session(self, scope: Scope, turn: Turn, reply: Message) -> None:
+    async def _name_session(self, scope: Scope, live: LiveTurn, reply: Message) -> None:
         try:
-            if not await self._database.read(wants_title, scope, turn=turn, now=self._clock.now()):
+            if not await self._database.read(wants_title, scope, turn=live.turn, now=self._clock.now()):
                 return
-            missing = await self._name(scope, turn, reply)
+            missing = await self._name(scope, live, reply)
         except DomainError as exc:
             missing = exc.reason_name()
         except TimeoutError:
@@ -99,7 +106,7 @@ class Titles:
                 "session stays without a title", vaultId=scope.vault_id, session_id=reply.session_id, reason=missing
             )
 
-    async def _name(self, scope: Scope, turn: Turn, reply: Message) -> str:
+    async def _name(self, scope: Scope, live: LiveTurn, reply: Message) -> str:
         """Returns why there is no title, or nothing if there is one."""
         prompt = await self._prompt(scope, reply)
         meter = Meter(self._tariff, prompt)
@@ -118,7 +125,8 @@ class Titles:
             await self._database.write(
                 set_title,
                 scope,
-                turn=turn,
+                turn=live.turn,
+                life=live.life,
                 title=title,
                 model=self._title_model,
                 usage=usage,

@@ -2,10 +2,13 @@
 
 from collections.abc import Collection, Sequence
 from hashlib import sha256
+from typing import Any, TypeVar
 
 from metamorphd.models.erased_vault import ErasedVault, Filed, LedgerPosition
 from metamorphd.models.vault import VaultState
-from metamorphd.store.database import Row, SystemTransaction, Transaction
+from metamorphd.store.database import Operation, P, Row, SystemTransaction, Transaction, grows, is_growing
+
+T = TypeVar("T")
 
 GET_LIFE = "SELECT hash_key FROM vaults WHERE vault_id = :vault_id"
 ENTER_ERASED = """
@@ -44,6 +47,8 @@ UPDATE ledger_files SET offset = :offset, tail = :tail
 WHERE place = :place AND offset = :begin_offset AND tail = :begin_tail
 """
 
+_living: dict[Any, Any] = {}
+
 
 def life_of(hash_key: bytes) -> str:
     """Returns what distinguishes a vault's life, from 32 random bytes that no other life has."""
@@ -54,6 +59,20 @@ async def get_life(tx: Transaction) -> str | None:
     """Returns the life of the vault, or None if it has none."""
     stored = await tx.one(GET_LIFE)
     return None if stored is None else life_of(stored.hash_key)
+
+
+def living(operation: Operation[P, T]) -> Operation[P, tuple[T, str | None]]:
+    """Returns an operation that returns the vault's life too, in which it took place."""
+    if operation not in _living:
+
+        async def run(tx: Transaction, *args: P.args, **kwargs: P.kwargs) -> tuple[T, str | None]:
+            return await operation(tx, *args, **kwargs), await get_life(tx)
+
+        # By which it is traced.
+        run.__name__ = operation.__name__
+        _living[operation] = grows(run) if is_growing(operation) else run
+    made: Operation[P, tuple[T, str | None]] = _living[operation]
+    return made
 
 
 async def enter_vault(tx: Transaction, *, life: str, places: Collection[str], now: int) -> None:

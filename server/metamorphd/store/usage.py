@@ -6,6 +6,7 @@ from metamorphd.clock import day_of
 from metamorphd.models.turn import Turn
 from metamorphd.models.usage import Usage
 from metamorphd.store.database import Transaction, concludes
+from metamorphd.store.erasure_ledger import get_life
 from metamorphd.store.subject_usage import count_subject_usage
 
 COUNT_USAGE = """
@@ -60,11 +61,14 @@ async def count_usage(tx: Transaction, *, turn: Turn, model: str, usage: Usage, 
 
 
 @concludes
-async def count_deleted_usage(tx: Transaction, *, turn: Turn, usage: Usage, now: int) -> bool:
+async def count_deleted_usage(tx: Transaction, *, turn: Turn, life: str | None, usage: Usage, now: int) -> bool:
     """Adds what a turn has cost that was deleted while it ran, and returns whether it was.
 
-    One that is still there was counted when it ended.
+    One that is still there was counted when it ended. Nothing is added if the vault has been erased since: `life` is
+    that in which the turn began.
     """
+    if await get_life(tx) != life:
+        return True
     if await tx.one(HAS_TURN, turn_id=turn.turn_id) is not None:
         return False
     await count_turn(tx, turn=turn, usage=usage, now=now)
