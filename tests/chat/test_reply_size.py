@@ -1,4 +1,4 @@
-"""A reply ends at 3 MiB, so that each message and each event can be received."""
+"""A reply ends at 3 MiB or 1,024 blocks, so that each message and each event can be received."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from metamorph_client.chat.v1 import turn_pb2
 from metamorphd.models.content import (
     BLOCK_BYTES,
     CONTENT_BYTES,
+    MOST_BLOCKS,
     Content,
     TextBlock,
     ThinkingBlock,
@@ -62,6 +63,14 @@ async def test_a_reply_ends_at_3_mib_and_its_call_is_closed(
     assert not read.message.partial
 
 
+async def test_a_reply_ends_at_1024_blocks(alice: Caller, api: FakeMessagesApi) -> None:
+    api.default = Reply(tuple(tool_use(f"t{number}", "look", "{}") for number in range(MOST_BLOCKS + 1)))
+    session = await alice.create_session()
+    finished = (await alice.send(session.session_id, "Go on"))[-1].turn_finished
+    assert finished.stop_reason == turn_pb2.STOP_REASON_MAX_TOKENS
+    assert len(finished.message.content) == MOST_BLOCKS
+
+
 async def test_a_reply_of_nearly_3_mib_is_whole(alice: Caller, api: FakeMessagesApi) -> None:
     api.default = Reply((PIECE,) * (CONTENT_BYTES // ENTIRE - 1))
     session = await alice.create_session()
@@ -79,7 +88,9 @@ async def test_a_larger_message_of_an_earlier_version_is_read_in_part(
     session = await alice.create_session()
     finished = (await alice.send(session.session_id, "Go on"))[-1].turn_finished
     assert row_counts(tmp_path, "messages") == (2,)
-    listed = (await alice.messages(session.session_id))[1]
+    request = pb.ListMessagesRequest(session_id=session.session_id)
+    request.page_token = (await alice.chat.ListMessages(request, metadata=alice.metadata)).next_page_token
+    (listed,) = (await alice.chat.ListMessages(request, metadata=alice.metadata)).messages
     assert listed == finished.message
     assert listed.partial
     assert CONTENT_BYTES - 1000 < listed.ByteSize() <= CONTENT_BYTES + 1000

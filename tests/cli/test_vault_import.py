@@ -223,6 +223,22 @@ async def test_a_text_that_is_too_long_is_shortened_and_keeps_no_others_out(runn
     await regenerate(alice, (await alice.messages(session.session_id))[0].message_id).rest()
 
 
+async def test_images_beyond_what_a_message_has_keep_no_others_out(running: Serving, tmp_path: Path) -> None:
+    files = [
+        {"type": "image", "url": f"data:image/png;base64,{b64encode(png(side)).decode()}"} for side in range(1, 71)
+    ]
+    messages = {"a": {"id": "a", "parentId": None, "role": "user", "content": "Look", "files": files}}
+    history = {"currentId": "a", "messages": messages}
+    file = tmp_path / "chats.json"
+    file.write_text(json.dumps([{"id": "w-1", "title": "Looking", "chat": {"history": history}}]))
+    answer = await imported(running, file, "--from", "open-webui")
+    assert (answer["imported"]["attachment"], answer["lost"]) == (63, {"images": 7})
+    alice = running.caller()
+    (session,) = await alice.sessions()
+    (message,) = await alice.messages(session.session_id)
+    assert text_of(message) == "Look"
+
+
 async def test_librechats_conversation_keeps_its_tree(running: Serving, tmp_path: Path) -> None:
     def message(key: str, parent: str, text: str, *children: Any, user: bool = False, **more: Any) -> dict[str, Any]:
         fields = {"messageId": key, "parentMessageId": parent, "text": text, "isCreatedByUser": user}

@@ -5,24 +5,30 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from google.protobuf.message import Message
 from metamorph_client.admin.v1 import admin_service_pb2
 from metamorph_client.chat.v1 import chat_service_pb2
 from metamorph_client.vault.v1 import vault_service_pb2
+from metamorphd.models.content import BLOCK_BYTES, CONTENT_BYTES
 from metamorphd.models.page import Page
-from metamorphd.models.turn import TurnError, TurnStatus
+from metamorphd.models.turn import StopDetails, StopReason, TurnError, TurnStatus
 from metamorphd.models.usage import Usage, UsageRow
+from metamorphd.services.convert.message import message_to_proto
 from metamorphd.services.convert.revocation import revocation_to_proto
 from metamorphd.services.convert.turn import turn_to_proto
 from metamorphd.services.convert.usage import usage_row_to_proto
 from metamorphd.services.paging import LARGEST_PAGE_SIZE, PAGE_BYTES
 from metamorphd.store.database import Database
+from metamorphd.store.messages import list_messages
 from metamorphd.store.revocations import list_revocations, revoke_token
 from metamorphd.store.turns.read import list_turns
 
-from tests.support.rows import CLOCK, TERMS, finish, new_message, new_session, new_turn, scope_of
+from tests.support.rows import CLOCK, TERMS, finish, new_message, new_session, new_turn, scope_of, stored_message
 
 LARGEST_ANSWER = 3 * 1024 * 1024
+# Of a message without its content.
+MESSAGE_BYTES = 2048
 # Takes four bytes in UTF-8.
 WIDE = "\U0001f30a"
 USER = WIDE * 256
@@ -76,7 +82,13 @@ async def test_turns(database: Database) -> None:
     turns = await asyncio.gather(
         *(new_turn(database, session.session_id, message=message, parent="", terms=many) for message in messages)
     )
-    await asyncio.gather(*(finish(database, turn, status=TurnStatus.FAILED, error=error) for turn in turns))
+    # A refusal has details, and no error.
+    details = StopDetails(WIDE * 1024, WIDE * 1024)
+    ends: list[dict[str, Any]] = [
+        {"status": TurnStatus.FAILED, "error": error},
+        {"stop_reason": StopReason.REFUSAL, "stop_details": details},
+    ]
+    await asyncio.gather(*(finish(database, turn, **ends[number % 2]) for number, turn in enumerate(turns)))
     query: dict[str, Any] = {
         "session_id": session.session_id,
         "status": None,
@@ -91,6 +103,29 @@ async def test_turns(database: Database) -> None:
     assert len(sent) > 1
     assert max(sent) <= LARGEST_ANSWER
     assert sum(sent) > LARGEST_ANSWER
+
+
+@pytest.mark.parametrize("all_branches", [True, False])
+async def test_messages(database: Database, all_branches: bool) -> None:
+    session = await new_session(database)
+    lengths = {"first": CONTENT_BYTES // 3, "largest": CONTENT_BYTES - BLOCK_BYTES, "last": 1}
+    parent = None
+    for name, length in lengths.items():
+        fields: dict[str, Any] = {"message_id": name, "parent_message_id": parent, "creator": USER}
+        await stored_message(database, session.session_id, "x" * length, **fields)
+        parent = name
+    query: dict[str, Any] = {
+        "session_id": session.session_id,
+        "leaf_message_id": None,
+        "all_branches": all_branches,
+        "newest_first": False,
+        "page_size": LARGEST_PAGE_SIZE,
+        "max_size": PAGE_BYTES,
+    }
+    found = await pages(lambda after: database.read(list_messages, scope_of("acme"), after=after, **query))
+    assert [message.message_id for page in found for message in page.items] == list(lengths)
+    sent = sizes(found, lambda page: chat_service_pb2.ListMessagesResponse(messages=map(message_to_proto, page.items)))
+    assert max(sent) <= LARGEST_ANSWER + MESSAGE_BYTES
 
 
 def test_usage() -> None:

@@ -283,7 +283,7 @@ async def test_pages_of_messages_are_limited_by_size(database: Database) -> None
     for _ in range(4):
         await finish(database, await new_turn(database, session, "x" * 1000))
     for order in ({}, {"all_branches": True}, {"all_branches": True, "newest_first": True}):
-        page = await listed(database, session, max_size=1500, **order)
+        page = await listed(database, session, max_size=2000, **order)
         assert len(page.items) == 2
         assert page.next_after is not None
 

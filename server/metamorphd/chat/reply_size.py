@@ -11,11 +11,11 @@ from metamorphd.llm.interface import (
     ReplyToolResult,
     ReplyToolUse,
 )
-from metamorphd.models.content import BLOCK_BYTES, CONTENT_BYTES, text_size, text_within
+from metamorphd.models.content import BLOCK_BYTES, CONTENT_BYTES, MOST_BLOCKS, text_size, text_within
 
 
 class ReplySize:
-    """Counts the bytes of a reply as it is stored. `full` once something did not fit."""
+    """Counts the blocks and bytes of a reply as it is stored. `full` once something did not fit."""
 
     def __init__(self, limit: int = CONTENT_BYTES) -> None:
         self.full = False
@@ -24,6 +24,9 @@ class ReplySize:
 
     def fitting(self, event: ReplyBlock) -> ReplyBlock | None:
         """Returns the event, with its text cut to what is left, or None if nothing of it fits."""
+        if event.block_index >= MOST_BLOCKS:
+            self.full = True
+            return None
         if event.block_index >= self._blocks:
             self._blocks = event.block_index + 1
             self._left -= BLOCK_BYTES

@@ -13,11 +13,13 @@ import orjson
 
 from metamorphd.cli.foreign.conversations import Conversation, Foreign, Node
 from metamorphd.models.attachment import Upload
+from metamorphd.models.content import CONTENT_BYTES, text_within
 from metamorphd.models.export import FORMAT, FORMAT_VERSION
 
 CHUNK_BYTES = 1_048_576
-# A line has room for so much, in any encoding.
-LONGEST_TEXT, SHORTENED = 3_145_728, "\n(the rest was too long to be imported)"
+# In bytes, beside images: a message has so much at most, whose images are described in the rest.
+LONGEST_TEXT, SHORTENED = CONTENT_BYTES - 65_536, "\n(the rest was too long to be imported)"
+MOST_IMAGES, LARGEST_IMAGE = 63, 32 * 2**20
 TITLE_CHARACTERS, PROMPT_CHARACTERS = 200, 100_000
 MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}")
 ID_DIGITS = 32
@@ -191,7 +193,7 @@ class Converting:
         blocks: list[Mapping[str, Any]] = []
         for image in node.images:
             kind = next((kind for kind, signature in SIGNATURES.items() if signature.match(image)), None)
-            if kind is None:
+            if kind is None or len(image) > LARGEST_IMAGE or len(blocks) == MOST_IMAGES:
                 self._foreign.lose("images")
                 continue
             upload = Upload.of(kind, image)
@@ -207,9 +209,10 @@ class Converting:
                 }
             )
         text = node.text.strip()
-        if len(text) > LONGEST_TEXT:
+        shortened = text_within(text, LONGEST_TEXT)
+        if shortened != text:
             self._foreign.lose("ends of long texts")
-            text = text[:LONGEST_TEXT] + SHORTENED
+            text = shortened + SHORTENED
         if text or not blocks:
             blocks.append({"type": "text", "text": text or "(an image that was not exported)"})
         return blocks

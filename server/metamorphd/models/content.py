@@ -82,6 +82,8 @@ class RecalledBlock:
 
 # Of a message. gRPC clients refuse responses of more than 4 MiB by default.
 CONTENT_BYTES = 3 * 1024 * 1024
+# Of a reply. Each of them takes time to read, however small it is.
+MOST_BLOCKS = 1024
 # More than the tags and lengths of a block, or the description of an attachment, take up.
 BLOCK_BYTES = 256
 

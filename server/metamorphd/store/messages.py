@@ -69,17 +69,20 @@ GET_LEAF = """
 SELECT current_leaf_message_id FROM sessions
 WHERE vault_id = :vault_id AND session_id = :session_id AND delete_time IS NULL
 """
-# Of the candidates, a page ends before the first beyond :max_size bytes; `candidate_count` counts what would follow.
+# Of the candidates, a page ends before the first beyond :max_size bytes, and before one with which it would have twice
+# as many; `candidate_count` counts what would follow. Beside its content, a message counts as 512 bytes.
 _PAGE = (
     """, page AS (
-    SELECT id, place, SUM(bytes) OVER (ORDER BY place) - bytes AS before, COUNT(*) OVER () AS candidate_count
+    SELECT id, place, SUM(bytes + 512) OVER (ORDER BY place) AS total, bytes + 512 AS added,
+        COUNT(*) OVER () AS candidate_count
     FROM candidates
 )
 SELECT """
     + COLUMNS
     + """, place, candidate_count
 FROM page CROSS JOIN messages
-WHERE messages.vault_id = :vault_id AND messages.message_id = page.id AND before < :max_size
+WHERE messages.vault_id = :vault_id AND messages.message_id = page.id
+    AND total - added < :max_size AND (total = added OR total <= 2 * :max_size)
 ORDER BY place
 """
 )

@@ -4,25 +4,37 @@ An export may come from anywhere, so nothing of it is stored that the server cou
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from metamorphd.models.content import Block, ToolResultBlock
+from metamorphd.errors import LONGEST_METADATA
+from metamorphd.models.content import CONTENT_BYTES, MOST_BLOCKS, Block, ToolResultBlock
 from metamorphd.models.export import FORMAT
-from metamorphd.models.generation import EFFORTS, EffectiveOptions
+from metamorphd.models.generation import EFFORTS, THINKING_MODES, EffectiveOptions
 from metamorphd.models.memory import MemoryType
 from metamorphd.models.message import Role
 from metamorphd.models.turn import StopReason, TurnStatus
 from metamorphd.models.usage import SubjectKind
 from metamorphd.store.codec import NAMES, TYPES
+from metamorphd.store.subject_usage import OTHER_LABELS
+from metamorphd.transfers.shapes import (
+    Rule,
+    Rules,
+    flag,
+    listed,
+    matching,
+    number,
+    one_of,
+    optional,
+    pairs,
+    shaped,
+    text,
+    within,
+)
 
-Rule = Callable[[Any], bool]
-Rules = Mapping[str, Rule]
-
-LARGEST = 2**63 - 1
-# About the year 5138.
-LATEST = 10**17
+# The last microsecond that a Timestamp of the API has, in the year 9999.
+LATEST = 253_402_300_799_999_999
 MEBIBYTE = 2**20
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 MODEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9._:@/-]{0,127})?")
@@ -34,62 +46,15 @@ LABEL = re.compile(f"{LABEL_KEY.pattern}={LABEL_VALUE.pattern}")
 MOST_USED = 10**14
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MEDIA = ("image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf", "text/plain")
-MOST_PAIRS, MOST_LABELS, MOST_BLOCKS, MOST_MEMORY_CHARACTERS = 32, 8, 10_000, 8_192
-
-
-def text(most: int) -> Rule:
-    """A text of at most so many characters."""
-    return lambda value: isinstance(value, str) and len(value) <= most
-
-
-def matching(pattern: re.Pattern[str]) -> Rule:
-    """A text that a pattern describes as a whole."""
-    return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
-
-
-def number(least: int = 0, most: int = LARGEST) -> Rule:
-    """A whole number."""
-    return lambda value: type(value) is int and least <= value <= most
-
-
-def one_of(*values: str) -> Rule:
-    """One of some texts."""
-    return lambda value: isinstance(value, str) and value in values
-
-
-def optional(rule: Rule) -> Rule:
-    """None, or a value that follows a rule."""
-    return lambda value: value is None or rule(value)
-
-
-def flag(value: Any) -> bool:
-    """True or false."""
-    return isinstance(value, bool)
-
-
-def pairs(key: Rule, content: Rule, most: int = MOST_PAIRS) -> Rule:
-    """An object of at most so many texts."""
-    return lambda value: (
-        isinstance(value, dict) and len(value) <= most and all(key(k) and content(v) for k, v in value.items())
-    )
-
-
-def shaped(rules: Rules, *, needed: frozenset[str] = frozenset()) -> Rule:
-    """An object with some of these fields, no others, and with those that are needed."""
-    return lambda value: (
-        isinstance(value, dict)
-        and needed <= value.keys() <= rules.keys()
-        and all(rules[name](field) for name, field in value.items())
-    )
-
-
-def listed(rule: Rule, most: int) -> Rule:
-    """An array of at most so many values."""
-    return lambda value: isinstance(value, list) and len(value) <= most and all(map(rule, value))
+MOST_PAIRS, MOST_MEMORY_PAIRS, MOST_LABELS, MOST_MEMORY_CHARACTERS = 32, 16, 8, 8_192
+# What SendMessage takes of blocks, of parts of a tool's result and of tools.
+MOST_SENT, MOST_PARTS, MOST_TOOLS = 64, 64, 128
+# The most that MAX_ATTACHMENT_BYTES can be.
+LARGEST_ATTACHMENT, MOST_CHUNKS = 32 * MEBIBYTE, 32
 
 
 identity, model, time, label = matching(ID), matching(MODEL), number(0, LATEST), matching(LABEL)
-long_text = text(4 * MEBIBYTE)
+user, long_text = text(256), text(CONTENT_BYTES)
 
 BLOCK_FIELDS: Rules = {
     "attachment_id": identity,
@@ -98,17 +63,18 @@ BLOCK_FIELDS: Rules = {
     "is_error": flag,
     "longest_side": number(0, MEBIBYTE),
     "media_type": one_of(*MEDIA),
-    "memory_ids": listed(identity, 1_000),
-    "name": text(256),
+    "memory_ids": listed(identity, 16),
+    # A model may call a tool that there is not.
+    "name": long_text,
     "opaque": long_text,
     "pages": number(0, MEBIBYTE),
     "redacted": long_text,
     "sha256": matching(SHA256),
     "signature": long_text,
-    "size": number(0, 64 * MEBIBYTE),
+    "size": number(0, LARGEST_ATTACHMENT),
     "summary": long_text,
     "text": long_text,
-    "tool_use_id": text(256),
+    "tool_use_id": text(128),
 }
 PARTS = ("text", "image", "document")
 
@@ -133,7 +99,7 @@ def _block(value: Any, names: tuple[str, ...]) -> bool:
 def _shape(kind: type[Block]) -> Rule:
     rules: dict[str, Rule] = {each.name: BLOCK_FIELDS[each.name] for each in fields(kind) if each.name in BLOCK_FIELDS}
     if kind is ToolResultBlock:
-        rules["content"] = listed(part, MOST_BLOCKS)
+        rules["content"] = listed(part, MOST_PARTS)
     # A later version may have added those with a default.
     needed = frozenset(each.name for each in fields(kind) if not isinstance(each.default, (str, int)))
     return shaped(rules, needed=needed)
@@ -142,16 +108,22 @@ def _shape(kind: type[Block]) -> Rule:
 BLOCKS: Rules = {name: _shape(kind) for kind, name in NAMES.items()}
 
 TOOL = shaped(
-    {"name": text(128), "description": long_text, "input_schema": long_text},
+    {
+        "name": matching(re.compile("[A-Za-z0-9_-]{1,128}")),
+        "description": text(20_000),
+        "input_schema": text(100_000),
+    },
     needed=frozenset(("name", "description", "input_schema")),
 )
 OPTIONS: Rules = {
     "max_output_tokens": number(0, 2**31 - 1),
-    "stop_sequences": listed(text(10_000), 64),
-    "thinking": shaped({"mode": text(32), "budget_tokens": number(0, 2**31 - 1)}),
-    "tools": listed(TOOL, 1_000),
-    "tool_choice": shaped({"mode": text(32), "name": text(128), "disable_parallel_tool_use": flag}),
-    "response_schema": long_text,
+    "stop_sequences": listed(text(256), 16),
+    "thinking": shaped({"mode": one_of("", *THINKING_MODES), "budget_tokens": number(0, 2**31 - 1)}),
+    "tools": listed(TOOL, MOST_TOOLS),
+    "tool_choice": shaped(
+        {"mode": one_of("auto", "any", "tool", "none"), "name": text(128), "disable_parallel_tool_use": flag}
+    ),
+    "response_schema": text(100_000),
     "effort": one_of("", *EFFORTS),
     "memory_tool": flag,
 }
@@ -165,8 +137,9 @@ TOKENS: Rules = {
 ERROR = shaped(
     {
         "reason": text(128),
-        "message": text(10_000),
-        "metadata": pairs(text(256), text(10_000)),
+        # With values of metadata in it.
+        "message": text(4_096),
+        "metadata": pairs(text(64), text(LONGEST_METADATA), 16),
         "retry_delay": lambda value: value is None or (type(value) in (int, float) and 0 <= value <= 10**9),
     },
     needed=frozenset(("reason", "message")),
@@ -175,7 +148,11 @@ LIMITS: Rules = {
     name: optional(number())
     for name in ("tokens_per_day", "tokens_per_month", "cost_usd_nanos_per_day", "cost_usd_nanos_per_month")
 }
-METADATA = pairs(matching(KEY), text(512))
+METADATA, MEMORY_METADATA = (pairs(matching(KEY), text(512), most) for most in (MOST_PAIRS, MOST_MEMORY_PAIRS))
+# Of each text, bytes of the provider's.
+STOP_DETAILS = shaped(
+    {"category": text(4_096), "explanation": text(4_096)}, needed=frozenset(("category", "explanation"))
+)
 LABELS = pairs(matching(LABEL_KEY), matching(LABEL_VALUE), MOST_LABELS)
 
 RECORDS: Mapping[str, Rules] = {
@@ -194,9 +171,9 @@ RECORDS: Mapping[str, Rules] = {
         "metadata": METADATA,
         "labels": LABELS,
         "archived": flag,
-        "recall_tokens": number(0, 2**31 - 1),
+        "recall_tokens": number(0, 16_384),
         "memory_tool": flag,
-        "creator": text(1024),
+        "creator": user,
         "create_time": time,
         "update_time": time,
     },
@@ -205,9 +182,9 @@ RECORDS: Mapping[str, Rules] = {
         "session_id": identity,
         "parent_message_id": optional(identity),
         "role": one_of(*Role),
-        "content": listed(block, MOST_BLOCKS),
+        "content": within(CONTENT_BYTES, listed(block, MOST_BLOCKS)),
         "turn_id": matching(re.compile(f"({ID.pattern})?")),
-        "creator": text(1024),
+        "creator": user,
         "model": model,
         **{name: optional(rule) for name, rule in TOKENS.items()},
         "create_time": time,
@@ -223,41 +200,39 @@ RECORDS: Mapping[str, Rules] = {
         "reply_message_id": optional(identity),
         "status": one_of(*(status for status in TurnStatus if status is not TurnStatus.RUNNING)),
         "stop_reason": optional(one_of(*StopReason)),
-        "stop_details": optional(
-            shaped({"category": text(1024), "explanation": long_text}, needed=frozenset(("category", "explanation")))
-        ),
+        "stop_details": optional(STOP_DETAILS),
         "error": optional(ERROR),
         **TOKENS,
         "model": model,
         "model_calls": number(0, 2**31 - 1),
         "last_sequence": number(1, 2**31 - 1),
-        "options": shaped(OPTIONS),
+        "options": within(CONTENT_BYTES, shaped(OPTIONS)),
         "labels": LABELS,
-        "creator": text(1024),
+        "creator": user,
         "create_time": time,
         "finish_time": time,
     },
     "attachment": {
         "attachment_id": identity,
         "media_type": one_of(*MEDIA),
-        "size": number(1, 64 * MEBIBYTE),
+        "size": number(1, LARGEST_ATTACHMENT),
         "sha256": matching(SHA256),
         "create_time": time,
         "longest_side": number(0, MEBIBYTE),
         "pages": number(0, MEBIBYTE),
         "rejected": flag,
     },
-    "attachment_chunk": {"attachment_id": identity, "number": number(0, 63), "data": text(2 * MEBIBYTE)},
+    "attachment_chunk": {"attachment_id": identity, "number": number(0, MOST_CHUNKS - 1), "data": text(2 * MEBIBYTE)},
     "usage": {"day": matching(DAY), "session_id": identity, "model": model, **TOKENS, "turns": number(0, MOST_USED)},
     "subject_usage": {
         "subject_kind": one_of(*SubjectKind),
-        "subject": text(2048),
+        "subject": user,
         "day": matching(DAY),
         "model": model,
         **TOKENS,
         "turns": number(0, MOST_USED),
     },
-    "subject_budget": {"subject_kind": one_of(SubjectKind.USER, SubjectKind.LABEL), "subject": text(256), **LIMITS},
+    "subject_budget": {"subject_kind": one_of(SubjectKind.USER, SubjectKind.LABEL), "subject": user, **LIMITS},
     "memory": {
         "memory_id": identity,
         "state": number(0, 1),
@@ -265,14 +240,14 @@ RECORDS: Mapping[str, Rules] = {
         "importance": lambda value: type(value) in (int, float) and 0 <= value <= 1,
         "path": optional(text(1024)),
         "superseded_by": optional(identity),
-        "creator": text(1024),
+        "creator": user,
         "session_id": optional(identity),
         "message_id": optional(identity),
         "create_time": time,
         "update_time": time,
         "last_use_time": time,
         "expire_time": optional(time),
-        "metadata": METADATA,
+        "metadata": MEMORY_METADATA,
         "content": text(MOST_MEMORY_CHARACTERS),
     },
     "secret": {"name": text(128)},
@@ -283,6 +258,18 @@ RECORDS: Mapping[str, Rules] = {
 
 def wrong_field(kind: str, record: Mapping[str, Any]) -> str | None:
     """Returns the first field of a record that does not follow its rule, or None. A missing one counts as null."""
-    if (kind, record.get("subject_kind")) == ("subject_budget", SubjectKind.LABEL) and not label(record.get("subject")):
-        return "subject"
-    return next((name for name, rule in RECORDS[kind].items() if not rule(record.get(name))), None)
+    wrong = next((name for name, rule in RECORDS[kind].items() if not rule(record.get(name))), None)
+    return wrong or _wrong_together(kind, record)
+
+
+def _wrong_together(kind: str, record: Mapping[str, Any]) -> str | None:
+    """Returns a field that does not suit another one, or None. Each follows its rule."""
+    match kind, record.get("subject_kind", record.get("role")):
+        case "subject_budget", SubjectKind.LABEL if not label(record["subject"]):
+            return "subject"
+        case "subject_usage", SubjectKind.LABEL if not (record["subject"] == OTHER_LABELS or label(record["subject"])):
+            return "subject"
+        # Beside what was sent there may be memories.
+        case "message", Role.USER if len(record["content"]) > MOST_SENT + 1:
+            return "content"
+    return None

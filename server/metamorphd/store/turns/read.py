@@ -53,8 +53,8 @@ LIST_TURNS = (
     """
 WITH visited AS (
     SELECT turn_id AS id,
-        COALESCE(octet_length(error), 0) + octet_length(creator) + octet_length(model) + octet_length(labels)
-            + 512 AS size,
+        COALESCE(octet_length(error), 0) + COALESCE(octet_length(stop_details), 0) + octet_length(creator)
+            + octet_length(model) + octet_length(labels) + 512 AS size,
         (:status IS NULL OR status = :status) AS wanted
     FROM turns
     WHERE vault_id = :vault_id AND session_id = :session_id AND turn_id < :after_id

@@ -98,7 +98,7 @@ const (
 	StopReason_STOP_REASON_UNSPECIFIED StopReason = 0
 	// The reply is complete.
 	StopReason_STOP_REASON_END_TURN StopReason = 1
-	// max_output_tokens was reached, or the reply's content reached 3 MiB.
+	// max_output_tokens was reached, or the reply's content reached 3 MiB or 1,024 blocks.
 	StopReason_STOP_REASON_MAX_TOKENS StopReason = 2
 	// One of stop_sequences was generated.
 	StopReason_STOP_REASON_STOP_SEQUENCE StopReason = 3

@@ -69,7 +69,7 @@ class _StopReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StopReason
     STOP_REASON_END_TURN: _StopReason.ValueType  # 1
     """The reply is complete."""
     STOP_REASON_MAX_TOKENS: _StopReason.ValueType  # 2
-    """max_output_tokens was reached, or the reply's content reached 3 MiB."""
+    """max_output_tokens was reached, or the reply's content reached 3 MiB or 1,024 blocks."""
     STOP_REASON_STOP_SEQUENCE: _StopReason.ValueType  # 3
     """One of stop_sequences was generated."""
     STOP_REASON_TOOL_USE: _StopReason.ValueType  # 4
@@ -93,7 +93,7 @@ STOP_REASON_UNSPECIFIED: StopReason.ValueType  # 0
 STOP_REASON_END_TURN: StopReason.ValueType  # 1
 """The reply is complete."""
 STOP_REASON_MAX_TOKENS: StopReason.ValueType  # 2
-"""max_output_tokens was reached, or the reply's content reached 3 MiB."""
+"""max_output_tokens was reached, or the reply's content reached 3 MiB or 1,024 blocks."""
 STOP_REASON_STOP_SEQUENCE: StopReason.ValueType  # 3
 """One of stop_sequences was generated."""
 STOP_REASON_TOOL_USE: StopReason.ValueType  # 4

@@ -701,7 +701,7 @@ export enum StopReason {
   END_TURN = 1,
 
   /**
-   * max_output_tokens was reached, or the reply's content reached 3 MiB.
+   * max_output_tokens was reached, or the reply's content reached 3 MiB or 1,024 blocks.
    *
    * @generated from enum value: STOP_REASON_MAX_TOKENS = 2;
    */
