@@ -101,8 +101,8 @@ async def test_an_unused_attachment_is_deleted_a_day_after_its_upload(database: 
 
 
 async def there(database: Database, uploads: list[Upload]) -> set[str]:
-    sizes = {upload.attachment_id: len(upload.data) for upload in uploads}
-    complete = await database.read(sendable_attachments, ACME, sizes=sizes)
+    ids = [upload.attachment_id for upload in uploads]
+    complete = await database.read(sendable_attachments, ACME, attachment_ids=ids)
     return {bytes(upload.data).decode() for upload in uploads if upload.attachment_id in complete}
 
 

@@ -3,7 +3,7 @@
 from metamorphd.chat.prompt_builder import (
     GONE,
     LEFT_OUT,
-    attachment_sizes,
+    attachments_in,
     prompt_messages,
     within_limit,
     without_missing,
@@ -134,7 +134,7 @@ def test_attachments_beyond_the_limit_are_replaced_by_a_note_oldest_first() -> N
         (CALL,),
         (ToolResultBlock("t1", (LEFT_OUT, TextBlock("b"), LEFT_OUT), False), new),
     ]
-    assert attachment_sizes(kept).keys() == {"new"}
+    assert attachments_in(kept) == {("new", half)}
     fitting = (user(old), user(picture("middle", half - 1), new))
     assert within_limit(prompt_messages(fitting), most=100, pages=100, text_bytes=0) == prompt_messages(fitting)
 
@@ -175,18 +175,26 @@ def test_attachments_leave_room_for_text_in_the_largest_request() -> None:
     branch = prompt_messages((user(*[picture(str(number), size) for number in range(22)]),))
     # In base64, and beside a megabyte for tools and the system prompt.
     for text_bytes, kept in ((0, 22), (2_000_000, 20), (8_000_000, 16)):
-        sizes = attachment_sizes(within_limit(branch, most=100, pages=100, text_bytes=text_bytes))
+        sizes = attachments_in(within_limit(branch, most=100, pages=100, text_bytes=text_bytes))
         assert len(sizes) == kept
-        assert sum(sizes.values()) * 4 // 3 + text_bytes < 31_000_000
+        assert sum(size for _, size in sizes) * 4 // 3 + text_bytes < 31_000_000
 
 
 def test_a_deleted_attachment_is_replaced_by_a_note() -> None:
     gone, there = picture("gone"), picture("there")
     result = ToolResultBlock("t1", (gone, there), True)
     branch = prompt_messages((user(gone), reply(CALL), user(result)))
-    assert attachment_sizes(branch).keys() == {"gone", "there"}
-    assert [message.content for message in without_missing(branch, {"there"})] == [
+    assert attachments_in(branch) == {("gone", 1), ("there", 1)}
+    assert [message.content for message in without_missing(branch, {"there": 1})] == [
         (LEFT_OUT,),
         (CALL,),
         (ToolResultBlock("t1", (LEFT_OUT, there), True),),
     ]
+
+
+def test_an_attachment_of_another_size_than_its_block_says_is_replaced_by_a_note() -> None:
+    small, honest, large = picture("same", 1), picture("same", 2), picture("same", 3)
+    branch = prompt_messages((user(small, honest), user(large)))
+    assert attachments_in(branch) == {("same", 1), ("same", 2), ("same", 3)}
+    kept = without_missing(branch, {"same": 2})
+    assert [block for message in kept for block in message.content] == [LEFT_OUT, honest, LEFT_OUT]

@@ -334,6 +334,15 @@ def twice(data: bytes, kind: str) -> bytes:
     return whole([*lines[: place + 1], lines[place], *lines[place + 1 :]])
 
 
+async def test_a_field_that_is_missing_is_null(running: Serving, export: bytes) -> None:
+    bob, carol = running.caller(vault="other", user="bob"), running.caller(vault="third", user="carol")
+    await import_(bob, export)
+    lines = [{name: value for name, value in line.items() if value is not None} for line in records(export)[:-1]]
+    assert any(len(line) < len(full) for line, full in zip(lines, records(export), strict=False))
+    await import_(carol, whole(lines))
+    assert comparable(await exported(carol)) == comparable(await exported(bob))
+
+
 @pytest.mark.parametrize("name", REFUSED)
 async def test_what_is_no_export_is_refused_and_leaves_nothing(
     running: Serving, tmp_path: Path, export: bytes, name: str

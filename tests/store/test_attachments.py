@@ -63,7 +63,7 @@ async def is_hidden(database: Database, attachment: Attachment) -> None:
 
 async def is_there(database: Database, attachment: Attachment) -> bool:
     sizes = {attachment.attachment_id: attachment.size}
-    return await database.read(sendable_attachments, ACME, sizes=sizes) == sizes.keys()
+    return await database.read(sendable_attachments, ACME, attachment_ids=sizes) == sizes
 
 
 async def bytes_of(database: Database, attachment: Attachment) -> bytes:
@@ -88,8 +88,8 @@ async def test_bytes_are_read_as_they_were_stored(database: Database, size: int)
     assert b"".join(chunks) == data
     assert max(map(len, chunks)) <= CHUNK_BYTES
     assert await bytes_of(database, stored) == data
-    sizes = {stored.attachment_id: size, "att_none": 1}
-    assert await database.read(sendable_attachments, ACME, sizes=sizes) == {stored.attachment_id}
+    ids = [stored.attachment_id, "att_none"]
+    assert await database.read(sendable_attachments, ACME, attachment_ids=ids) == {stored.attachment_id: size}
 
 
 async def test_the_same_bytes_are_stored_once_per_vault_and_media_type(database: Database) -> None:
@@ -115,7 +115,7 @@ async def test_an_attachment_of_another_vault_is_not_found(database: Database) -
         await database.read(describe_attachments, EVIL, content=content)
     with pytest.raises(AttachmentNotFound):
         await database.read(read_chunk, EVIL, attachment_id=stored.attachment_id, number=0)
-    assert await database.read(sendable_attachments, EVIL, sizes={stored.attachment_id: stored.size}) == set()
+    assert await database.read(sendable_attachments, EVIL, attachment_ids=[stored.attachment_id]) == {}
 
 
 async def test_blocks_in_tool_results_are_described(database: Database) -> None:

@@ -4,7 +4,7 @@ Stored messages are for display, and some content must not be sent: tool calls w
 provider has not signed, messages whose content was deleted. The provider rejects conversations that contain those.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import accumulate, count, groupby
@@ -212,15 +212,18 @@ def within_limit(
     return _only(messages, keep)
 
 
-def without_missing(messages: Iterable[PromptMessage], attachment_ids: AbstractSet[str]) -> tuple[PromptMessage, ...]:
-    """Returns messages with only the given attachments. Others are replaced."""
-    return _only(messages, lambda block: block.attachment_id in attachment_ids)
+def without_missing(messages: Iterable[PromptMessage], sizes: Mapping[str, int]) -> tuple[PromptMessage, ...]:
+    """Returns messages with only the attachments that have a size, and that size in their block. Others are replaced.
+
+    What a turn has reserved, and what fits in a request, is by the sizes in blocks.
+    """
+    return _only(messages, lambda block: sizes.get(block.attachment_id) == block.size)
 
 
-def attachment_sizes(messages: Iterable[PromptMessage]) -> dict[str, int]:
-    """Returns the sizes of the attachments in messages, by id, in bytes."""
+def attachments_in(messages: Iterable[PromptMessage]) -> set[tuple[str, int]]:
+    """Returns (id, size in bytes) of the attachments in messages, as their blocks have them."""
     return {
-        block.attachment_id: block.size
+        (block.attachment_id, block.size)
         for message in filter(_has_attachments, messages)
         for block in attachment_blocks(message.content)
     }

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from metamorphd.chat.prompt_builder import (
-    attachment_sizes,
+    attachments_in,
     exchanges,
     prompt_messages,
     readable,
@@ -81,9 +81,9 @@ class Prompts:
                 planned = await self._database.read(read, scope, **arguments)
             can = self._terms.catalog.model(planned.options.model).capabilities
             if size > LARGE_TEXT:
-                messages, sizes = await asyncio.to_thread(_messages, planned.branch, can)
+                messages, named = await asyncio.to_thread(_messages, planned.branch, can)
             else:
-                messages, sizes = _messages(planned.branch, can)
+                messages, named = _messages(planned.branch, can)
             system_prompt, options = planned.system_prompt, planned.options
             # It may be of megabytes, and a provider may take long to answer.
             del planned
@@ -91,15 +91,15 @@ class Prompts:
                 upload.attachment_id: AttachmentData(len(upload.data), partial(_of_upload, upload))
                 for upload in uploads
             }
-            stored = {attachment_id: size for attachment_id, size in sizes.items() if attachment_id not in attachments}
+            stored = {attachment_id for attachment_id, _ in named} - attachments.keys()
             if stored:
-                complete = await self._database.read(sendable_attachments, scope, sizes=stored)
-                for attachment_id in complete:
-                    length = stored[attachment_id]
+                sizes = await self._database.read(sendable_attachments, scope, attachment_ids=stored)
+                for attachment_id, length in sizes.items():
                     pieces = partial(self._of_store, scope, attachment_id, length)
                     attachments[attachment_id] = AttachmentData(length, pieces)
-                if stored.keys() - complete:
-                    messages = without_missing(messages, attachments.keys())
+            there = {attachment_id: attachment.size for attachment_id, attachment in attachments.items()}
+            if named - there.items():
+                messages = without_missing(messages, there)
             prompts = [
                 Prompt(
                     system_prompt=system_prompt,
@@ -133,12 +133,12 @@ async def _of_upload(upload: Upload) -> AsyncGenerator[bytes | memoryview]:
     yield upload.data
 
 
-def _messages(branch: Branch, can: Capabilities) -> tuple[tuple[PromptMessage, ...], dict[str, int]]:
-    """Returns the messages of a prompt, and the sizes of their attachments, by id."""
+def _messages(branch: Branch, can: Capabilities) -> tuple[tuple[PromptMessage, ...], set[tuple[str, int]]]:
+    """Returns the messages of a prompt, and (id, size) of their attachments."""
     messages = within_limit(
         readable(prompt_messages(tuple(branch.messages or ())), can),
         most=can.attachments,
         pages=can.document_pages,
         text_bytes=branch.size,
     )
-    return messages, attachment_sizes(messages)
+    return messages, attachments_in(messages)

@@ -1,6 +1,8 @@
 """Images and documents that are stored, and the messages that hold them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+
+import orjson
 
 from metamorphd.errors import AttachmentNotFound, AttachmentTypeMismatch
 from metamorphd.models.attachment import Attachment
@@ -13,11 +15,12 @@ CHUNK_BYTES = 1_048_576
 
 COLUMNS = "attachment_id, media_type, size, sha256, create_time, longest_side, pages"
 
-COUNT_SENDABLE = """
-SELECT COUNT(*) AS chunks FROM attachment_chunks
-WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND NOT EXISTS (
-    SELECT 1 FROM attachments
-    WHERE attachments.vault_id = :vault_id AND attachments.attachment_id = :attachment_id AND rejected = 1)
+GET_SENDABLE = """
+SELECT size, (
+    SELECT COUNT(*) FROM attachment_chunks
+    WHERE attachment_chunks.vault_id = :vault_id AND attachment_chunks.attachment_id = attachments.attachment_id
+) AS chunks
+FROM attachments WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND rejected = 0
 """
 REJECT = "UPDATE attachments SET rejected = 1 WHERE vault_id = :vault_id AND attachment_id = :attachment_id"
 COUNT_REJECTED = """
@@ -27,6 +30,10 @@ WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND rejected = 1
 READ_CHUNK = """
 SELECT data FROM attachment_chunks
 WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND number = :number
+"""
+FIND_ATTACHMENTS = f"""
+SELECT {COLUMNS} FROM attachments
+WHERE vault_id = :vault_id AND attachment_id IN (SELECT value FROM json_each(:attachment_ids))
 """
 # Not one that only deleted sessions hold.
 _VISIBLE = """
@@ -137,21 +144,27 @@ def _attachment(row: Row) -> Attachment:
     )
 
 
+async def find_attachments(tx: Transaction, *, attachment_ids: Collection[str]) -> Mapping[str, Attachment]:
+    """Returns those attachments that are there, hidden ones included, by ID."""
+    rows = await tx.all(FIND_ATTACHMENTS, attachment_ids=orjson.dumps(list(attachment_ids)).decode())
+    return {row.attachment_id: _attachment(row) for row in rows}
+
+
 async def get_chunk(tx: Transaction, *, attachment_id: str, number: int) -> bytes:
     """Reads one chunk. Raises AttachmentNotFound, also when the attachment has gone since it was read."""
     return _chunk(await tx.one(GET_CHUNK, attachment_id=attachment_id, number=number), attachment_id)
 
 
-async def sendable_attachments(tx: Transaction, *, sizes: Mapping[str, int]) -> set[str]:
-    """Returns the ids of those attachments that are there as a whole, hidden ones included, and that the provider has
-    not rejected. Sizes are by id.
+async def sendable_attachments(tx: Transaction, *, attachment_ids: Iterable[str]) -> dict[str, int]:
+    """Returns the sizes of those attachments that are there as a whole, hidden ones included, and that the provider
+    has not rejected, by id.
     """
-    complete = set()
-    for attachment_id, size in sizes.items():
-        stored = await tx.one(COUNT_SENDABLE, attachment_id=attachment_id)
-        if stored is not None and stored.chunks == chunk_count(size):
-            complete.add(attachment_id)
-    return complete
+    sizes = {}
+    for attachment_id in attachment_ids:
+        stored = await tx.one(GET_SENDABLE, attachment_id=attachment_id)
+        if stored is not None and stored.chunks == chunk_count(stored.size):
+            sizes[attachment_id] = stored.size
+    return sizes
 
 
 async def reject_attachment(tx: Transaction, *, attachment_id: str) -> None:

@@ -89,11 +89,14 @@ def message_row(line: Line, ordinal: int) -> tuple[Row, Placed, str]:
 
 def uses_of(record: Row) -> list[tuple[str, str, str]]:
     """Returns (attachment ID, message ID, session ID) of what a message holds."""
+    return [(block["attachment_id"], record["message_id"], record["session_id"]) for block in attached_in(record)]
+
+
+def attached_in(record: Row) -> list[dict[str, Any]]:
+    """Returns the images and documents in a message, those of tools' results too."""
     blocks = [] if record["delete_time"] is not None else record["content"]
     parts = [part for block in blocks for part in (block["content"] if block["type"] == "tool_result" else [block])]
-    return [
-        (part["attachment_id"], record["message_id"], record["session_id"]) for part in parts if "attachment_id" in part
-    ]
+    return [part for part in parts if "attachment_id" in part]
 
 
 def turn_row(record: Row) -> Row:

@@ -12,9 +12,11 @@ from pathlib import Path
 from metamorphd.models.caller import Scope
 from metamorphd.models.imports import Imported, Line
 from metamorphd.operations import Running
+from metamorphd.store.attachments import find_attachments
 from metamorphd.store.search.postings import add_lists
 from metamorphd.store.staged_rows import Step
 from metamorphd.store.staging import find_sessions, reserve_numbers, stage_attachment, stage_chunk, stage_step
+from metamorphd.transfers.attached import describe, named_in
 from metamorphd.transfers.patience import Patient
 from metamorphd.transfers.planning import Lists, Planning
 from metamorphd.transfers.reading import read, with_pauses
@@ -88,10 +90,14 @@ class Staging:
         lines = [line for line in batch if line.kind not in OF_ATTACHMENT]
         ids = [line.record["session_id"] for line in lines if line.kind == "session"]
         known = await self._database.read(find_sessions, self._scope, session_ids=ids) if ids else {}
+        named = await named_in(lines)
+        found = await self._database.read(find_attachments, self._scope, attachment_ids=named) if named else {}
         await self._reserve(self._planning.wants_numbers(lines, known))
         self._left_messages -= sum(line.kind == "message" for line in lines)
         steps: list[Step | Lists] = []
         async for line in with_pauses(lines):
+            if named and line.kind == "message":
+                describe(line, found)
             steps += [step async for step in with_pauses(self._planning.steps(line, known))]
         return steps, sum(line.size for line in lines)
 

@@ -117,9 +117,12 @@ class Verifying:
 
 
 def line_of(number: int, text: bytes) -> Line:
-    """Returns a line of a file that was verified. One of a kind that is not known has none."""
+    """Returns a line of a file that was verified, with a null for each field that is missing. One of a kind that is not
+    known has none.
+    """
     record = orjson.loads(text)
-    return Line(number, record["kind"] if record["kind"] in RECORDS else "", record, len(text))
+    kind = record["kind"] if record["kind"] in RECORDS else ""
+    return Line(number, kind, dict.fromkeys(RECORDS[kind]) | record if kind else record, len(text))
 
 
 def chunk_bytes(line: Line) -> bytes:
