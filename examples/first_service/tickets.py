@@ -9,7 +9,7 @@ from typing import cast
 
 import jwt
 from metamorph_client import MetamorphClient, MetamorphError, Reply
-from metamorph_client.chat.v1.chat_service_pb2 import CreateSessionRequest, ListMessagesRequest, ListSessionsRequest
+from metamorph_client.chat.v1.chat_service_pb2 import CreateSessionRequest, ListSessionsRequest
 from metamorph_client.chat.v1.message_pb2 import ROLE_USER
 from metamorph_client.chat.v1.session_pb2 import Session
 from starlette.applications import Starlette
@@ -90,14 +90,13 @@ async def read(request: Request) -> Response:
     """Returns the conversation. An answer whose reader went away is here too: the turn went on without one."""
     client = client_of(customer_of(request))
     session_id = await session_of(client, request.path_params["ticket"])
-    listed = await client.chat.ListMessages(ListMessagesRequest(session_id=session_id))
     return JSONResponse(
         [
             {
                 "from": "customer" if message.role == ROLE_USER else "assistant",
                 "text": "".join(block.text.text for block in message.content),
             }
-            for message in listed.messages
+            async for message in client.list_messages(session_id)
         ]
     )
 

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import re
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 from tests.support.command import METAMORPH
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
+from tests.support.processes import serving_process
 from tests.support.proxy import CuttingProxy
 from tests.support.serving import asking
 from tests.support.talking import say, talking
@@ -28,6 +30,7 @@ ENTRY = re.compile(r"entry\s+\d+")
 # Blocks without an end, of which what came so far is final but for the last row.
 GROWING = {
     "code": "\n".join(["```python", *ENTRIES]),
+    "image": "![A chart](https://metamorph.example/chart.png) of " + " ".join(f"{entry}," for entry in ENTRIES),
     "list": "\n".join(f"{number}. {entry}" for number, entry in enumerate(ENTRIES, 1)),
     "nested": "- outer\n" + "\n".join(f"  - {entry}" for entry in ENTRIES),
     "paragraph": " ".join(f"This is **{entry}** of a long paragraph." for entry in ENTRIES),
@@ -57,6 +60,11 @@ has two lines.
 
 An [address](https://metamorph.example/a_page_of_it) that is long, and
 <https://metamorph.example/b> that is shown as it is.
+
+Three rows of words around an image, which must be where it is in the Markdown and not
+before the paragraph: ![a *chart*
+of two lines](https://metamorph.example/chart.png), and
+[![a picture](https://metamorph.example/p.png)](https://metamorph.example/large) that is a link.
 
 Here **begins a passage in bold that goes on for more than the eighty columns of this terminal, and ends
 in a later row than the one that it began in**, with `a_name` after it.
@@ -117,7 +125,7 @@ async def test_a_terminal_that_is_resized_under_a_block_that_grows_has_all_of_it
             await asyncio.sleep(0.4)
         hold.set()
         await shown.until("The end.")
-        whole = " ".join(await shown.everything())
+        whole = " ".join(" ".join(await shown.everything()).split())
     assert ENTRY.findall(whole) == [f"entry {number}" for number in range(59)]
     assert (whole.count("Before."), whole.count("> Hi")) == (1, 1)
 
@@ -136,6 +144,7 @@ async def test_blocks_look_as_if_the_reply_had_come_at_once(tmp_path: Path, api:
     assert rows[: len(expected)] == expected
     assert "An address (https://metamorph.example/a_page_of_it) that is long, and" in rows
     assert "https://metamorph.example/b that is shown as it is." in rows
+    assert "before the paragraph: 🌆 a chart of two lines (https://metamorph.example/chart" in " ".join(rows)
 
 
 @asynccontextmanager
@@ -222,6 +231,27 @@ async def test_a_session_that_cannot_be_deleted_is_for_the_next_message(tmp_path
         await shown.press("C-d")
         assert await shown.exit_code() == 0
         assert "stays without a message" not in await shown.until("Continue with --session")
+
+
+async def test_ctrl_c_before_a_message_is_sent_is_a_line_and_the_conversation_goes_on(tmp_path: Path) -> None:
+    with serving_process(tmp_path) as server:
+        async with talking(server.target, tmp_path) as shown:
+            server.process.send_signal(signal.SIGSTOP)
+            await say(shown, "First")
+            await shown.until("Waiting for the reply")
+            await shown.press("C-c")
+            await shown.until(lambda screen: screen.endswith("Interrupted. Nothing was sent.\n>"))
+            server.process.send_signal(signal.SIGCONT)
+            await say(shown, "Second")
+            await shown.until(" out\n")
+            server.process.send_signal(signal.SIGSTOP)
+            await say(shown, "/regenerate")
+            await shown.until("Waiting for the reply")
+            await shown.press("C-c")
+            await shown.until(lambda screen: screen.count("Interrupted. Nothing was sent.\n>") == 2)
+            server.process.send_signal(signal.SIGCONT)
+            await say(shown, "/regenerate")
+            await shown.until(lambda screen: screen.count(" out\n") == 2)
 
 
 async def test_nothing_in_a_reply_or_a_title_is_obeyed_by_the_terminal(tmp_path: Path, api: FakeMessagesApi) -> None:

@@ -66,6 +66,15 @@ async def test_an_answer_streams_and_is_in_the_conversation(tickets: httpx.Async
     assert "Where is my order?" in answer.text
 
 
+async def test_a_conversation_of_several_pages_is_read_to_its_end(tickets: httpx.AsyncClient) -> None:
+    questions = [f"Question {number}" for number in range(26)]
+    for question in questions:
+        await tickets.post("/tickets/17", content=question)
+    conversation = (await tickets.get("/tickets/17")).json()
+    assert [entry["text"] for entry in conversation if entry["from"] == "customer"] == questions
+    assert len(conversation) == 52
+
+
 async def test_a_repeated_key_gets_the_answer_of_the_first_time(tickets: httpx.AsyncClient) -> None:
     first, second = [
         await tickets.post("/tickets/17", content="Once", headers={"idempotency-key": KEY}) for _ in range(2)

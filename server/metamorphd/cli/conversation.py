@@ -64,7 +64,8 @@ class Conversation:
         """
         made = not self.session_id
         if made:
-            self.session_id = await self._made(title=" ".join(text.split())[:TITLE_CHARACTERS])
+            async with self._terminal.waiting():
+                self.session_id = await self._made(title=" ".join(text.split())[:TITLE_CHARACTERS])
         try:
             return await self._show(self._client.send(self.session_id, text, options=self._options()))
         except MetamorphError:
@@ -79,7 +80,8 @@ class Conversation:
         request = ListMessagesRequest(
             session_id=self.session_id, order_by=MESSAGE_ORDER_NEWEST_FIRST, page_size=LATEST_MESSAGES
         )
-        latest = (await self._client.chat.ListMessages(request)).messages
+        async with self._terminal.waiting():
+            latest = (await self._client.chat.ListMessages(request)).messages
         sent = next((message.message_id for message in latest if message.role == ROLE_USER), None)
         return None if sent is None else await self._show(self._regenerated(sent))
 

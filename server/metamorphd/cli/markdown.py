@@ -16,7 +16,7 @@ ADDRESS = "address"
 def markdown(text: str) -> Markdown:
     """Returns Markdown with nothing in it that a terminal would obey, not even as an entity of HTML.
 
-    Links are followed by their addresses, unless those are what they show.
+    Links are followed by their addresses, unless those are what they show. An image is its description and its address.
     """
     found = Markdown(printable(text))
     for token in found.parsed:
@@ -34,11 +34,19 @@ def _clean(token: Token) -> None:
 def _with_addresses(tokens: Iterable[Token]) -> Iterator[Token]:
     address = ""
     for token in tokens:
-        yield token
+        yield _image(token) if token.type == "image" else token
         if token.type == "link_open":
             address = "" if token.info == "auto" else str(token.attrs["href"])
         elif token.type == "link_close" and address:
             yield Token("text", "", 0, content=f" ({address})", meta={ADDRESS: True})
+
+
+def _image(token: Token) -> Token:
+    """Returns an image as text in its place: Rich would show it before the paragraph that it is in."""
+    breaks = {"softbreak", "hardbreak"}
+    described = "".join(" " if each.type in breaks else each.content for each in token.children or ())
+    shown = " ".join(("\N{CITYSCAPE AT DUSK}", *described.split(), f"({token.attrs['src']})"))
+    return Token("text", "", 0, content=shown, meta={ADDRESS: True})
 
 
 def gap_of_its_own(found: Markdown) -> bool:

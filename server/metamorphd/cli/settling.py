@@ -15,9 +15,9 @@ from metamorphd.cli.redrawing import Row
 
 BAR = "▌"
 # Their visible characters are other ones when there is more text, or another width.
-UNSTEADY = {"table_open", "hr", "image"}
-# What later text may pair: emphasis, code, strikethrough, links, tags of HTML, and the cells of a table.
-UNPAIRED = re.compile(r"\*(?!\s)|(?<![^\W_])_(?!\s)|`|~~|\[|<(?=[A-Za-z/!?]|$)|\|")
+UNSTEADY = {"table_open", "hr"}
+# What later text may pair: emphasis, code, strikethrough, links, images, tags of HTML, and the cells of a table.
+UNPAIRED = re.compile(r"\*(?!\s)|(?<![^\W_])_(?!\s)|`|~~|!?\[|<(?=[A-Za-z/!?]|$)|\|")
 
 
 def visible(rows: Sequence[Row]) -> int:

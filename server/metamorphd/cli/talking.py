@@ -145,6 +145,10 @@ class Talk:
         except MetamorphError as exc:
             complete = False
             self._terminal.note(failed_call(exc, self._hints).message)
+        except KeyboardInterrupt:
+            # Of what precedes a turn. Ctrl-C in a turn cancels it.
+            complete = False
+            self._terminal.note("Interrupted. Nothing was sent.")
         if complete is None:
             self._terminal.note("There is no message to answer yet.")
         else:

@@ -4,7 +4,7 @@ import json
 import sys
 import termios
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import click
 from google.protobuf.json_format import MessageToDict
@@ -53,23 +53,35 @@ class Terminal:
             self._notes.print(line, style="dim", markup=False, soft_wrap=True)
             self._status_printed = True
 
+    @asynccontextmanager
+    async def waiting(self) -> AsyncIterator[None]:
+        """Shows that a reply is waited for, where replies are rendered."""
+        self._status_stays = False
+        if not self._renders:
+            yield
+            return
+        async with self._live():
+            yield
+
     async def show(self, events: AsyncIterator[TurnEvent]) -> TurnFinished | None:
         """Prints a turn. Returns its last event, or None if the stream ended before it."""
         self._status_stays = False
-        if self._as_json:
-            return await self._print(events, as_json=True)
-        return await (self._render(events) if self._out.is_terminal else self._print(events, as_json=False))
+        return await (self._render(events) if self._renders else self._print(events))
 
-    async def _print(self, events: AsyncIterator[TurnEvent], *, as_json: bool) -> TurnFinished | None:
+    @property
+    def _renders(self) -> bool:
+        return self._out.is_terminal and not self._as_json
+
+    async def _print(self, events: AsyncIterator[TurnEvent]) -> TurnFinished | None:
         finished = None
         async for event in events:
             self._status_printed = False
-            if as_json:
+            if self._as_json:
                 click.echo(json.dumps(MessageToDict(event, preserving_proto_field_name=True)))
             else:
                 self._print_plainly(event)
             finished = event.turn_finished if event.HasField("turn_finished") else finished
-        if not as_json:
+        if not self._as_json:
             click.echo()
         return finished
 
@@ -81,28 +93,31 @@ class Terminal:
             self._notes.print(printable(line), style="dim", markup=False, no_wrap=True, overflow="ellipsis")
 
     async def _render(self, events: AsyncIterator[TurnEvent]) -> TurnFinished | None:
-        with _without_echo():
-            return await self._draw(events)
-
-    async def _draw(self, events: AsyncIterator[TurnEvent]) -> TurnFinished | None:
         finished, begun = None, False
-        async with LiveReply(self._out, whole_thinking=self._whole_thinking) as reply:
-            self._reply = reply
-            reply.status = WAITING
-            try:
-                async for event in events:
-                    line = note_on(event)
-                    begun = begun or bool(event.text_delta.text or event.thinking_delta.text or line)
-                    reply.add(event.text_delta.text)
-                    reply.think(event.thinking_delta.text)
-                    if line:
-                        reply.line(line)
-                    if not self._status_stays:
-                        reply.status = _waits_for(event, begun=begun)
-                    finished = event.turn_finished if event.HasField("turn_finished") else finished
-            finally:
-                self._reply = None
+        async with self._live() as reply:
+            async for event in events:
+                line = note_on(event)
+                begun = begun or bool(event.text_delta.text or event.thinking_delta.text or line)
+                reply.add(event.text_delta.text)
+                reply.think(event.thinking_delta.text)
+                if line:
+                    reply.line(line)
+                if not self._status_stays:
+                    reply.status = _waits_for(event, begun=begun)
+                finished = event.turn_finished if event.HasField("turn_finished") else finished
         return finished
+
+    @asynccontextmanager
+    async def _live(self) -> AsyncIterator[LiveReply]:
+        """Yields a reply that is drawn on the terminal, and waited for."""
+        with _without_echo():
+            async with LiveReply(self._out, whole_thinking=self._whole_thinking) as reply:
+                self._reply = reply
+                reply.status = WAITING
+                try:
+                    yield reply
+                finally:
+                    self._reply = None
 
 
 def _waits_for(event: TurnEvent, *, begun: bool) -> str:
