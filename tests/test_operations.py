@@ -9,10 +9,11 @@ from metamorphd.errors import OperationNotCancellable, OperationTimeout, Storage
 from metamorphd.models.caller import server_scope
 from metamorphd.models.operation import Operation, OperationKind
 from metamorphd.operations import Operations, Running
+from metamorphd.store.changes import list_changes
 from metamorphd.store.database import Database
 from metamorphd.store.operations import MOST_RUNNING
 
-from tests.support.rows import ACME, EVIL
+from tests.support.rows import ACME, EVIL, scope_of
 
 KIND = OperationKind.CREATE_BACKUP
 
@@ -92,6 +93,15 @@ async def test_a_cancelled_one_ends_as_cancelled(operations: Operations) -> None
     assert outcome(await now(operations, running)) == (True, "OPERATION_CANCELLED")
     again = await operations.cancel(ACME, running.operation.operation_id)
     assert outcome(again) == (True, "OPERATION_CANCELLED")
+
+
+async def test_one_that_succeeds_though_somebody_has_cancelled_it_is_of_who_began_it(
+    database: Database, operations: Operations
+) -> None:
+    async with await begun(operations) as running:
+        await operations.cancel(scope_of("acme", "bob"), running.operation.operation_id)
+    changes = (await database.read(list_changes, ACME, after_revision=0, limit=10)).changes
+    assert [(change.verb, change.actor) for change in changes] == [("started", "alice"), ("completed", "alice")]
 
 
 async def test_one_that_cannot_be_cancelled_says_so(operations: Operations) -> None:

@@ -40,7 +40,7 @@ logger = structlog.get_logger(__name__)
 class Running:
     """An operation that this server does. As a context, it ends with it, and fails with what is raised.
 
-    `cancelled` is whether somebody has asked for its end.
+    What the vault's log has of it names who began it, and of its end who cancelled it.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Running:
         self._cancel = cancel
         self._counts: Mapping[str, int] = {}
         self.operation = operation
-        self.cancelled = False
+        self._canceller: Scope | None = None
 
     def advance(self, done: int, *, total: int | None = None) -> None:
         """Sets how far it is. A total of None stays as it is."""
@@ -64,12 +64,12 @@ class Running:
         """Sets its result."""
         self._counts = counts
 
-    def cancel(self) -> None:
-        """Asks for its end. May be called more than once. Raises OperationNotCancellable."""
+    def cancel(self, scope: Scope) -> None:
+        """Asks for its end, for the scope's actor. May be called more than once. Raises OperationNotCancellable."""
         if self._cancel is None:
             raise OperationNotCancellable(operation_id=self.operation.operation_id)
-        if not self.cancelled:
-            self.cancelled = True
+        if self._canceller is None:
+            self._canceller = scope.within(NOT_RECORDED)
             self._cancel()
 
     def decide(self) -> None:
@@ -78,7 +78,8 @@ class Running:
 
     async def end(self, failure: Failure | None = None) -> None:
         """Stores its end, as `Operations.end` does. It succeeded if `failure` is None."""
-        await self._operations.end(self._scope, self.operation, failure=failure, counts=self._counts)
+        scope = self._scope if failure is None else self._canceller or self._scope
+        await self._operations.end(scope, self.operation, failure=failure, counts=self._counts)
 
     async def __aenter__(self) -> Self:
         return self
@@ -91,7 +92,7 @@ class Running:
 
     def _failure(self, exc: BaseException) -> Failure:
         known: DomainError
-        if self.cancelled:
+        if self._canceller is not None:
             known = OperationCancelled()
         elif isinstance(exc, DomainError):
             known = exc
@@ -210,7 +211,7 @@ class Operations:
         return replace(page, items=tuple(map(self._as_it_is, page.items)))
 
     async def cancel(self, scope: Scope, operation_id: str) -> Operation:
-        """Asks for the end of an operation of the scope's vault, and returns it as it is now.
+        """Asks for the end of an operation of the scope's vault, for its actor, and returns it as it is now.
 
         Does nothing to one that has ended. Raises OperationNotFound, OperationNotCancellable.
         """
@@ -219,7 +220,7 @@ class Operations:
             running = self._running.get(operation_id)
             if running is None:
                 raise OperationNotCancellable(operation_id=operation_id)
-            running.cancel()
+            running.cancel(scope)
         return found
 
     async def recover(self) -> None:

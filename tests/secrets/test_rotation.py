@@ -13,12 +13,14 @@ from metamorphd.keys.holder import KeyHolder, NoKeys
 from metamorphd.keys.key_file import add_key
 from metamorphd.keys.vault_keys import VaultKeys
 from metamorphd.models.caller import server_scope
+from metamorphd.models.operation import OperationKind
 from metamorphd.models.secret import NewVersion
-from metamorphd.operations import Operations
+from metamorphd.operations import Operations, Running
 from metamorphd.secrets import rotation
 from metamorphd.secrets.rotation import Rotation
 from metamorphd.secrets.secrets import Secrets
 from metamorphd.store.database import Database, Transaction
+from metamorphd.store.operations import LAST_ID, list_operations
 
 from tests.support.caller import Caller
 from tests.support.refusal import refused
@@ -131,6 +133,93 @@ async def test_a_damaged_data_key_does_not_stop_the_others(database: Database) -
     await rotating.work()
     state = await rotating.state(server_scope())
     assert (state.left, state.unavailable) == (1, 1)
+
+
+async def operations_of(database: Database) -> list[tuple[bool, dict[str, int]]]:
+    """Returns whether each operation has ended, and its result, the newest first."""
+    page = await database.read(list_operations, server_scope(), after=LAST_ID, page_size=10)
+    return [(found.end_time is not None, dict(found.counts)) for found in page.items]
+
+
+async def test_rotations_at_once_have_one_operation_which_ends(database: Database) -> None:
+    await plant(database, holding(OLD), VAULTS)
+    rotating = rotation_of(database, holding(NEW, OLD))
+    begun = await asyncio.gather(*(rotating.rotate(server_scope()) for _ in range(3)), rotating.work())
+    assert len({state.operation_id for state in begun if state is not None}) == 1
+    await rotating.work()
+    ((ended, result),) = await operations_of(database)
+    assert (ended, set(result)) == (True, {"data_keys", "unavailable"})
+
+
+async def test_a_rotation_that_begins_while_keys_are_rewrapped_ends(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await plant(database, holding(NEWEST), VAULTS[:3])
+    await plant(database, holding(OLD), VAULTS[3:])
+    monkeypatch.setattr(rotation, "STEP_DATA_KEYS", 7)
+    rotating = rotation_of(database, holding(NEW, OLD))
+    working = asyncio.create_task(rotating.work())
+    await asyncio.sleep(0.05)
+    assert (await rotating.rotate(server_scope())).left > 3
+    await working
+    await rotating.work()
+    ((ended, result),) = await operations_of(database)
+    assert (ended, result["unavailable"]) == (True, 3)
+
+
+class Changing(EnvironmentKeys):
+    """Keys of which a rotation makes another one the current."""
+
+    async def rotate(self, *, now: int) -> None:
+        vars(self).update(vars(holding(NEWEST, NEW, OLD)))
+
+
+async def test_an_operation_ends_once_all_is_wrapped_by_the_newest_key(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await plant(database, holding(OLD), VAULTS)
+    monkeypatch.setattr(rotation, "STEP_DATA_KEYS", 7)
+    rotating = rotation_of(database, Changing((NEW, OLD), key_time=None))
+    working = asyncio.create_task(rotating.work())
+    await asyncio.sleep(0.05)
+    assert (await rotating.rotate(server_scope())).left > 0
+    await working
+    assert [ended for ended, _ in await operations_of(database)] == [False]
+    await rotating.work()
+    assert [ended for ended, _ in await operations_of(database)] == [True]
+    assert await readable(database, holding(NEWEST))
+
+
+async def test_every_operation_that_an_earlier_server_has_left_ends(database: Database) -> None:
+    left_ones = Operations(database=database, clock=Clock())
+    for _ in range(3):
+        new = left_ones.new(server_scope(), OperationKind.ROTATE_DATA_KEYS, total=7)
+        await left_ones.begin(server_scope(), new)
+    rotating = rotation_of(database, holding(NEW))
+    for _ in range(3):
+        await rotating.work()
+    assert [ended for ended, _ in await operations_of(database)] == [True] * 3
+
+
+async def test_a_rotation_whose_caller_is_gone_ends(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    await plant(database, holding(OLD), VAULTS[:3])
+    rotating = rotation_of(database, holding(NEW, OLD))
+    begin, begun = Operations.begin, asyncio.Event()
+
+    async def begin_slowly(*arguments: Any) -> Running:
+        running = await begin(*arguments)
+        begun.set()
+        await asyncio.sleep(0.01)
+        return running
+
+    monkeypatch.setattr(Operations, "begin", begin_slowly)
+    asking = asyncio.create_task(rotating.rotate(server_scope()))
+    await begun.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await rotating.work()
+    assert await operations_of(database) == [(True, {"data_keys": 3, "unavailable": 0})]
 
 
 async def test_without_a_key_there_is_nothing_to_rotate(database: Database) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from metamorph_client.admin.v1.admin_service_pb2 import CancelAnyOperationRequest
 from metamorph_client.chat.v1 import message_pb2
 from metamorph_client.vault.v1 import vault_service_pb2 as pb
+from metamorph_client.vault.v1.change_pb2 import CHANGE_VERB_CANCELLED, CHANGE_VERB_COMPLETED, CHANGE_VERB_STARTED
 from metamorph_client.vault.v1.operation_pb2 import OPERATION_KIND_EXPORT_VAULT, OPERATION_KIND_IMPORT_VAULT, Operation
 from metamorphd import housekeeping
 from metamorphd.errors import StoreBusy
@@ -99,6 +101,39 @@ async def test_a_cancelled_export_ends_for_those_who_read_it_and_leaves_nothing(
         assert (await done(alice, found.operation_id)).error.reason == "OPERATION_CANCELLED"
     assert (await refused(export(alice, export_id=found.export_id))).reason == "EXPORT_NOT_FOUND"
     assert parts(tmp_path) == []
+
+
+async def ends_in_log(caller: Caller, operation_id: str) -> list[tuple[str, bool, Any]]:
+    """Returns who is named for the ends of an operation, and the verbs."""
+    request = pb.ListAuditEventsRequest(resource_id=operation_id)
+    events = (await caller.vault.ListAuditEvents(request, metadata=caller.metadata)).audit_events
+    return [(event.actor, event.operator, event.verb) for event in events if event.verb != CHANGE_VERB_STARTED]
+
+
+async def test_the_log_names_who_cancelled_an_export(
+    alice: Caller, running: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bob, operator = running.caller(user="bob"), operator_of(running)
+    async with held(running, monkeypatch):
+        _, by_user = await begun(alice)
+        await cancel(bob, by_user.operation_id)
+        # The second has nothing to cancel.
+        await cancel(alice, by_user.operation_id)
+        await done(alice, by_user.operation_id)
+        _, by_operator = await begun(alice)
+        request = CancelAnyOperationRequest(vault_id="acme", operation_id=by_operator.operation_id)
+        await operator.admin.CancelAnyOperation(request, metadata=operator.metadata)
+        await done(alice, by_operator.operation_id)
+        _, replaced = await begun(alice)
+        _, complete = await begun(bob)
+        await done(alice, replaced.operation_id)
+    await done(alice, complete.operation_id)
+    _, later = await begun(alice)
+    await done(alice, later.operation_id)
+    assert await ends_in_log(alice, by_user.operation_id) == [("bob", False, CHANGE_VERB_CANCELLED)]
+    assert await ends_in_log(alice, by_operator.operation_id) == [("", True, CHANGE_VERB_CANCELLED)]
+    assert await ends_in_log(alice, replaced.operation_id) == [("bob", False, CHANGE_VERB_CANCELLED)]
+    assert await ends_in_log(alice, complete.operation_id) == [("bob", False, CHANGE_VERB_COMPLETED)]
 
 
 async def test_another_export_cancels_the_one_that_is_written(

@@ -33,6 +33,8 @@ class Rotation:
         self._keys = keys
         self._operations = operations
         self._clock = clock
+        # Of two who rotate at once, the second finds the operation of the first.
+        self._beginning = asyncio.Lock()
         self._running: Running | None = None
         self._resumed = False
         self._unavailable = 0
@@ -59,23 +61,32 @@ class Rotation:
 
         Raises EncryptionNotConfigured, KeyUnavailable.
         """
-        await self._keys.holder.rotate(now=self._clock.now())
-        self._due = 0
-        left = (await self.state(scope)).left
-        if left and await self._resume() is None:
-            server = scope.of_vault("")
-            operation = self._operations.new(
-                server, OperationKind.ROTATE_DATA_KEYS, target=self._keys.holder.key_id, unit="data keys", total=left
-            )
-            self._running = await self._operations.begin(server, operation)
-        return await self.state(scope)
+        # Shielded: a caller who is gone must not leave an operation that nobody does.
+        return await asyncio.shield(self._rotate(scope))
 
-    async def _resume(self) -> Running | None:
-        """Returns the operation that goes on, which may have begun before a restart, or None."""
+    async def _rotate(self, scope: Scope) -> KeyRotation:
+        async with self._beginning:
+            await self._keys.holder.rotate(now=self._clock.now())
+            self._due = 0
+            left = (await self.state(scope)).left
+            await self._resume()
+            if left and self._running is None:
+                server = scope.of_vault("")
+                operation = self._operations.new(
+                    server,
+                    OperationKind.ROTATE_DATA_KEYS,
+                    target=self._keys.holder.key_id,
+                    unit="data keys",
+                    total=left,
+                )
+                self._running = await self._operations.begin(server, operation)
+            return await self.state(scope)
+
+    async def _resume(self) -> None:
+        """Takes up an operation that has begun before a restart, unless one goes on here."""
         if not self._resumed:
             self._running = await self._operations.resume(server_scope(), OperationKind.ROTATE_DATA_KEYS)
-            self._resumed = True
-        return self._running
+            self._resumed = self._running is None
 
     async def state(self, scope: Scope) -> KeyRotation:
         """Returns the state of the keys. Raises EncryptionNotConfigured."""
@@ -90,32 +101,38 @@ class Rotation:
             key_id = self._keys.holder.key_id
         except EncryptionNotConfigured:
             return
-        if key_id == self._tried and self._clock.now() < self._due:
+        async with self._beginning:
+            await self._resume()
+        if self._running is None and key_id == self._tried and self._clock.now() < self._due:
             return
-        running = await self._resume()
-        after, done, unavailable = BEGINNING, 0 if running is None else running.operation.progress.done, 0
+        after, unavailable = BEGINNING, 0
         while page := await self._database.read_system(
             list_data_keys_to_rewrap, server_scope(), key_id=key_id, after=after, limit=STEP_DATA_KEYS
         ):
             rewrapped = [pair for stored in page if (pair := await self._rewrapped(stored)) is not None]
             unavailable += len(page) - len(rewrapped)
-            done += len(rewrapped)
             if rewrapped:
                 await self._database.write_system(
                     rewrap_data_keys, server_scope(), rewrapped=rewrapped, now=self._clock.now()
                 )
-            if running is not None:
-                running.advance(done)
+            if self._running is not None:
+                self._running.advance(self._running.operation.progress.done + len(rewrapped))
             last = page[-1]
             after = (last.data_key.wrapping_key_id, last.vault_id, last.data_key.data_key_id)
             await asyncio.sleep(PAUSE_SECONDS)
+        async with self._beginning:
+            await self._end_pass(key_id, unavailable)
+
+    async def _end_pass(self, key_id: str, unavailable: int) -> None:
+        """Ends the operation, unless the key was changed meanwhile or there is more to rewrap by now."""
         self._unavailable, self._tried = unavailable, key_id
         self._due = self._clock.now() + RETRY if unavailable else 0
         self._left = await self._database.read_system(count_data_keys_to_rewrap, server_scope(), key_id=key_id)
-        if running is not None:
-            running.count(data_keys=done, unavailable=unavailable)
-            await running.end()
-            self._running = None
+        if self._running is None or key_id != self._keys.holder.key_id or self._left > unavailable:
+            return
+        self._running.count(data_keys=self._running.operation.progress.done, unavailable=unavailable)
+        await self._running.end()
+        self._running = None
 
     async def _rewrapped(self, stored: StoredDataKey) -> tuple[StoredDataKey, DataKey] | None:
         try:

@@ -108,29 +108,29 @@ class Exports:
         await asyncio.to_thread(self._require_space, expected)
         export_id = self._clock.new_id("exp")
         new = self._operations.new(scope, OperationKind.EXPORT_VAULT, target=export_id, unit="bytes", total=expected)
+        path = self._files.partial(scope.vault_id, export_id)
         writing = Writing(
-            export_id,
-            scope.vault_id,
-            self._files.partial(scope.vault_id, export_id),
-            create_time=now,
-            expected_size=expected,
-            operation_id=new.operation_id,
+            export_id, scope.vault_id, path, create_time=now, expected_size=expected, operation_id=new.operation_id
         )
         # Of two at once, the second takes the place of the first.
         async with self._replacing.setdefault(scope.vault_id, asyncio.Lock()), contextlib.AsyncExitStack() as ending:
             # First: one that is refused takes the place of none.
             running = await self._operations.begin(scope, new, cancel=lambda: writing.stop(OperationCancelled()))
             await ending.enter_async_context(running)
-            await self._replace(writing)
+            await self._replace(writing, scope)
             ending.pop_all()
+            writing.running = running
             writing.task = asyncio.create_task(self._write(writing, running, scope, start, sealing))
             self._writings[scope.vault_id] = writing
             # What was decided since the operation was stored.
             self._stop_refused()
         return writing
 
-    async def _replace(self, writing: Writing) -> None:
+    async def _replace(self, writing: Writing, scope: Scope) -> None:
         """Makes the file of an export in the place of the vault's other ones. Raises StorageFull."""
+        replaced = self._writings.get(writing.vault_id)
+        if replaced is not None and replaced.running is not None:
+            replaced.running.cancel(scope)
         await self._stop(writing.vault_id, OperationCancelled())
         try:
             await asyncio.to_thread(self._files.create, writing.vault_id, writing.export_id)

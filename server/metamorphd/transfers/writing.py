@@ -6,6 +6,7 @@ from pathlib import Path
 
 from metamorphd.errors import DomainError
 from metamorphd.models.export import Export
+from metamorphd.operations import Running
 
 
 class Writing:
@@ -35,6 +36,7 @@ class Writing:
         self.error: DomainError | None = None
         self.counts: dict[str, int] = {}
         self.task: asyncio.Task[None] | None = None
+        self.running: Running | None = None
         self._begun = False
         self._grown = asyncio.Event()
 
