@@ -40,7 +40,8 @@ logger = structlog.get_logger(__name__)
 class Running:
     """An operation that this server does. As a context, it ends with it, and fails with what is raised.
 
-    What the vault's log has of it names who began it, and of its end who cancelled it.
+    What the vault's log has of it names who began it, and of its end who cancelled it. It is `decided` if what it does
+    is not taken back: then it cannot be cancelled, and the last step of its work stores its end, after a restart too.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Running:
         self._counts: Mapping[str, int] = {}
         self.operation = operation
         self._canceller: Scope | None = None
+        self.decided = False
 
     def advance(self, done: int, *, total: int | None = None) -> None:
         """Sets how far it is. A total of None stays as it is."""
@@ -66,15 +68,11 @@ class Running:
 
     def cancel(self, scope: Scope) -> None:
         """Asks for its end, for the scope's actor. May be called more than once. Raises OperationNotCancellable."""
-        if self._cancel is None:
+        if self._cancel is None or self.decided:
             raise OperationNotCancellable(operation_id=self.operation.operation_id)
         if self._canceller is None:
             self._canceller = scope.within(NOT_RECORDED)
             self._cancel()
-
-    def decide(self) -> None:
-        """Makes it one that cannot be cancelled: what it does from now on is not taken back."""
-        self._cancel = None
 
     async def end(self, failure: Failure | None = None) -> None:
         """Stores its end, as `Operations.end` does. It succeeded if `failure` is None."""
@@ -87,6 +85,9 @@ class Running:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.decided:
+            self._operations.leave(self.operation)
+            return
         # Shielded: that the work was cancelled must not keep its end from being stored.
         await asyncio.shield(self.end(None if exc is None else self._failure(exc)))
 
@@ -186,6 +187,10 @@ class Operations:
         except Exception as exc:
             self._unstored[operation_id] = store
             _warn(operation_id, exc)
+
+    def leave(self, operation: Operation) -> None:
+        """Forgets an operation whose end is stored elsewhere."""
+        self._running.pop(operation.operation_id, None)
 
     async def work(self) -> None:
         """Stores the ends that the store has not taken."""

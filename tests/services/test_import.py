@@ -550,7 +550,11 @@ async def test_an_import_that_was_complete_is_revealed_by_the_next_start(
                 break
             await asyncio.sleep(0.05)
         left_out = ("secret", "secret_version")
-        assert comparable(await exported(bob)) == [r for r in comparable(data) if r["kind"] not in left_out]
+        kept = [record for record in comparable(data) if record["kind"] not in left_out]
+        assert comparable(await exported(bob)) == kept
+        (_, ended) = (await bob.vault.ListOperations(pb.ListOperationsRequest(), metadata=bob.metadata)).operations
+        assert (ended.done, ended.error.reason, ended.creator) == (True, "", "bob")
+        assert dict(ended.result.counts) == Counter(record["kind"] for record in kept)
 
 
 async def test_an_import_is_in_the_log_and_an_operation(alice: Caller, running: Serving, export: bytes) -> None:

@@ -101,7 +101,7 @@ async def decided(database: Database, lines: Sequence[Line], *, at_once: int) ->
             planned.numbers.extend(await database.write(reserve_numbers, EVIL, limit=left))
         await store([step for line in some for step in planned.steps(line, known)])
     await store(list(planned.rest()))
-    await database.write(complete_import, EVIL, import_id="imp", now=1)
+    await database.write(complete_import, EVIL, import_id="imp", counts={}, now=1)
     return planned
 
 

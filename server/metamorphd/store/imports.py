@@ -13,6 +13,7 @@ from metamorphd.store.database import Row, SystemTransaction, Transaction, concl
 from metamorphd.store.erasures import Resource, queue_erasure
 from metamorphd.store.idempotency import GET_HASH_KEY
 from metamorphd.store.memories.imported import import_memory
+from metamorphd.store.operations import add_counts, complete_operation
 from metamorphd.store.sessions import CREATE_PAIR, append_session_change
 from metamorphd.store.subject_usage import COUNT_SUBJECT_USAGE
 from metamorphd.store.usage import COUNT_DAILY_USAGE, COUNT_USAGE
@@ -97,10 +98,14 @@ async def begin_import(tx: Transaction, *, import_id: str, hash_key: bytes, now:
     return bytes(vault.hash_key) if begun and vault is not None else None
 
 
-async def complete_import(tx: Transaction, *, import_id: str, now: int) -> int:
-    """Decides that what is staged will be revealed, and returns the vault's revision."""
+async def complete_import(tx: Transaction, *, import_id: str, counts: Mapping[str, int], now: int) -> int:
+    """Decides that what is staged will be revealed, and returns the vault's revision.
+
+    From here on the operation with the import's ID has what was stored as its result: `counts` so far.
+    """
     if not await tx.run(SET_STATE, import_id=import_id, state=ImportState.REVEALING):
         raise RuntimeError("an import that ends was not staged")
+    await add_counts(tx, operation_id=import_id, counts=counts)
     return await append_change(
         tx, resource=ChangedResource.VAULT, resource_id=tx.scope.vault_id, verb=ChangeVerb.IMPORTED, now=now
     )
@@ -122,7 +127,8 @@ async def list_imports(tx: SystemTransaction, *, after: str, limit: int) -> list
 async def end_import_step(tx: Transaction, *, now: int) -> Imported | None:
     """Reveals or erases the next records of the vault's import. Returns None if none were left.
 
-    Of those that were revealed it counts the kinds of which only now is known what the vault has already.
+    Of those that were revealed it counts the kinds of which only now is known what the vault has already, also in the
+    result of the import's operation. That has succeeded when none are left.
     """
     found = await tx.one(GET_STATE)
     if found is None or found.state == ImportState.STAGING:
@@ -136,7 +142,10 @@ async def end_import_step(tx: Transaction, *, now: int) -> Imported | None:
             await _discard(tx, row, now)
     if not rows:
         await tx.run(END_IMPORT)
+        if found.state == ImportState.REVEALING:
+            await complete_operation(tx, operation_id=found.import_id, now=now)
         return None
+    await add_counts(tx, operation_id=found.import_id, counts=imported.stored)
     await tx.run(DELETE_STAGED, last=rows[-1].number)
     return imported
 

@@ -1,6 +1,8 @@
 """Operations: long work, as it is seen from outside."""
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 import orjson
 
@@ -34,6 +36,7 @@ WHERE vault_id = :vault_id AND end_time IS NOT NULL AND operation_id <= (
     SELECT operation_id FROM operations WHERE vault_id = :vault_id ORDER BY operation_id DESC LIMIT 1 OFFSET :kept
 )
 """
+SET_COUNTS = "UPDATE operations SET counts = :counts WHERE vault_id = :vault_id AND operation_id = :operation_id"
 END_OPERATION = """
 UPDATE operations SET done_count = :done_count, total_count = :total_count, end_time = :now, reason = :reason,
     message = :message, counts = :counts
@@ -55,9 +58,12 @@ LIMIT 1
 LIST_ALL_OPERATIONS = (
     f"SELECT {COLUMNS} FROM operations WHERE operation_id < :after ORDER BY operation_id DESC LIMIT :limit"
 )
+# An import has the ID of its operation.
 LIST_RUNNING = f"""
 SELECT {COLUMNS} FROM operations
-WHERE end_time IS NULL AND (vault_id, operation_id) > (:after_vault_id, :after_operation_id)
+WHERE end_time IS NULL AND (vault_id, operation_id) > (:after_vault_id, :after_operation_id) AND NOT EXISTS (
+    SELECT 1 FROM imports
+    WHERE imports.vault_id = operations.vault_id AND import_id = operation_id AND state = 'revealing')
 ORDER BY vault_id, operation_id
 LIMIT :limit
 """
@@ -117,6 +123,24 @@ async def end_operation(
         await _append(tx, operation_id, _verb(failure), now)
 
 
+async def add_counts(tx: Transaction, *, operation_id: str, counts: Mapping[str, int]) -> None:
+    """Adds to the result of an operation that goes on, unless it is unknown."""
+    row = await tx.one(GET_OPERATION, operation_id=operation_id) if counts else None
+    if row is not None:
+        added = Counter(orjson.loads(row.counts))
+        added.update(counts)
+        await tx.run(SET_COUNTS, operation_id=operation_id, counts=orjson.dumps(added).decode())
+
+
+async def complete_operation(tx: Transaction, *, operation_id: str, now: int) -> None:
+    """Stores that an operation which has its result has succeeded, unless it is unknown or has ended."""
+    row = await tx.one(GET_OPERATION, operation_id=operation_id)
+    if row is not None:
+        known = _operation(row)
+        progress = replace(known.progress, done=known.progress.total)
+        await end_operation(tx, operation_id=operation_id, progress=progress, counts=known.counts, now=now)
+
+
 def _verb(failure: Failure | None) -> ChangeVerb:
     if failure is None:
         return ChangeVerb.COMPLETED
@@ -155,7 +179,10 @@ async def list_all_operations(tx: SystemTransaction, *, after: str, page_size: i
 
 
 async def list_running_operations(tx: SystemTransaction, *, after: tuple[str, str], limit: int) -> list[Operation]:
-    """Returns operations of all vaults that go on, in the order of (vault, ID), from the first one after `after`."""
+    """Returns operations of all vaults that go on, in the order of (vault, ID), from the first one after `after`.
+
+    Imports that are decided are left out: whatever becomes of their server, they end with what they reveal last.
+    """
     rows = await tx.all(LIST_RUNNING, after_vault_id=after[0], after_operation_id=after[1], limit=limit)
     return list(map(_operation, rows))
 

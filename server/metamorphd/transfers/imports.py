@@ -77,14 +77,13 @@ class Imports:
         self._running.add(scope.vault_id)
         try:
             await self._database.read(require_storage, scope, added_bytes=1, default_limit=self._storage_limit)
-            import_id = self._clock.new_id("imp")
-            path = self._directory / import_id
+            path = self._directory / self._clock.new_id("imp")
             size = await self._received(path, chunks)
         except BaseException:
             self._running.discard(scope.vault_id)
             raise
         operation = self._operations.new(scope, OperationKind.IMPORT_VAULT, unit="bytes", total=size)
-        task = asyncio.create_task(self._import(scope, import_id, path, operation))
+        task = asyncio.create_task(self._import(scope, path, operation))
         self._tasks[task] = scope.vault_id
         task.add_done_callback(self._tasks.pop)
         task.add_done_callback(lambda _: self._running.discard(scope.vault_id))
@@ -163,8 +162,9 @@ class Imports:
         if not await asyncio.to_thread(self._database.fits, self._directory.parent, size):
             raise StorageFull(retry_delay=RETRY_SECONDS)
 
-    async def _import(self, scope: Scope, import_id: str, path: Path, operation: Operation) -> tuple[Imported, int]:
-        scope = scope.within(NOT_RECORDED)
+    async def _import(self, scope: Scope, path: Path, operation: Operation) -> tuple[Imported, int]:
+        # An import has the ID of its operation, which ends with it.
+        scope, import_id = scope.within(NOT_RECORDED), operation.operation_id
         task, cancelled = asyncio.current_task(), False
 
         def cancel() -> None:
@@ -186,15 +186,15 @@ class Imports:
                 try:
                     imported = await staging.run(running)
                     # A commit that is under way cannot be taken back.
-                    running.decide()
+                    running.decided = True
                     revision = await self._patient.write(
-                        complete_import, scope, import_id=import_id, now=self._clock.now()
+                        complete_import, scope, import_id=import_id, counts=imported.stored, now=self._clock.now()
                     )
                 except Exception:
+                    running.decided = False
                     await self._end(scope, import_id, ImportState.STAGING)
                     raise
                 imported.add(await self._end(scope, import_id, ImportState.REVEALING))
-                running.count(**imported.stored)
                 return imported, revision
         except Refused as exc:
             raise _invalid(exc) from None

@@ -41,7 +41,8 @@ const (
 	// and logs are erased besides. Cannot be cancelled; goes on after a restart. Kept until the vault is released.
 	OperationKind_OPERATION_KIND_ERASE_VAULT OperationKind = 4
 	// Imports an export into the vault. Can be cancelled until everything is stored. If the server stops before, nothing
-	// is imported; afterwards it is completed by the next start, although the operation is said to be interrupted.
+	// is imported; afterwards it is completed by the next start, and the operation succeeds. Its result counts the records
+	// of each kind.
 	OperationKind_OPERATION_KIND_IMPORT_VAULT OperationKind = 5
 	// Writes the file of an export, whose ID is its target. Its progress is in bytes, and its result counts the records of
 	// each kind. Ends when the file is complete, whoever has read it. Can be cancelled until then, and another export of the

@@ -42,7 +42,8 @@ class _OperationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operati
     """
     OPERATION_KIND_IMPORT_VAULT: _OperationKind.ValueType  # 5
     """Imports an export into the vault. Can be cancelled until everything is stored. If the server stops before, nothing
-    is imported; afterwards it is completed by the next start, although the operation is said to be interrupted.
+    is imported; afterwards it is completed by the next start, and the operation succeeds. Its result counts the records
+    of each kind.
     """
     OPERATION_KIND_EXPORT_VAULT: _OperationKind.ValueType  # 6
     """Writes the file of an export, whose ID is its target. Its progress is in bytes, and its result counts the records of
@@ -69,7 +70,8 @@ and logs are erased besides. Cannot be cancelled; goes on after a restart. Kept 
 """
 OPERATION_KIND_IMPORT_VAULT: OperationKind.ValueType  # 5
 """Imports an export into the vault. Can be cancelled until everything is stored. If the server stops before, nothing
-is imported; afterwards it is completed by the next start, although the operation is said to be interrupted.
+is imported; afterwards it is completed by the next start, and the operation succeeds. Its result counts the records
+of each kind.
 """
 OPERATION_KIND_EXPORT_VAULT: OperationKind.ValueType  # 6
 """Writes the file of an export, whose ID is its target. Its progress is in bytes, and its result counts the records of

@@ -246,7 +246,8 @@ export enum OperationKind {
 
   /**
    * Imports an export into the vault. Can be cancelled until everything is stored. If the server stops before, nothing
-   * is imported; afterwards it is completed by the next start, although the operation is said to be interrupted.
+   * is imported; afterwards it is completed by the next start, and the operation succeeds. Its result counts the records
+   * of each kind.
    *
    * @generated from enum value: OPERATION_KIND_IMPORT_VAULT = 5;
    */
