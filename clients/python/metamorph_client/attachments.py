@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from metamorph_client.calls import resumed
 from metamorph_client.chat.v1.attachment_pb2 import Attachment
 from metamorph_client.chat.v1.chat_service_pb2 import DownloadAttachmentRequest, UploadAttachmentRequest, UploadHeader
 from metamorph_client.errors import MetamorphError
 from metamorph_client.iterating import every
-from metamorph_client.replies import Patience
+from metamorph_client.resuming import Patience
 
 if TYPE_CHECKING:
     from metamorph_client.chat.v1.chat_service_pb2_grpc import ChatServiceAsyncStub
@@ -27,13 +28,13 @@ async def uploaded(chat: "ChatServiceAsyncStub", patience: Patience, source: Sou
 
     Raises MetamorphError, what the stream raises, and TypeError if it has anything but bytes.
     """
+    if not isinstance(source, str | PathLike | Bytes):
+        # A stream cannot be read twice.
+        return (await chat.UploadAttachment(_requests(source, media_type))).attachment
     while True:
         try:
-            return (await chat.UploadAttachment(_requests(source, media_type))).attachment
+            return (await resumed(chat.UploadAttachment(_requests(source, media_type)))).attachment
         except MetamorphError as error:
-            # A stream cannot be read twice.
-            if not isinstance(source, str | PathLike | Bytes):
-                raise
             await patience.wait(error)
 
 
@@ -41,7 +42,7 @@ async def downloaded(chat: "ChatServiceAsyncStub", patience: Patience, attachmen
     """Yields the bytes of an attachment. Raises MetamorphError, also if size and SHA-256 are not the attachment's."""
     digest, size = hashlib.sha256(), 0
     while True:
-        call = chat.DownloadAttachment(DownloadAttachmentRequest(attachment_id=attachment_id))
+        call = resumed(chat.DownloadAttachment(DownloadAttachmentRequest(attachment_id=attachment_id)))
         attachment, position = Attachment(), 0
         try:
             async for response in call:

@@ -8,11 +8,12 @@ from typing import Any, TypeVar, cast
 import grpc
 
 from metamorph_client.connection import Connection
-from metamorph_client.errors import MetamorphError
+from metamorph_client.errors import MetamorphError, TokenFailed
 from metamorph_client.identity import Identity, Metadata
 from metamorph_client.iterating import every
 
 C = TypeVar("C", bound="Call")
+T = TypeVar("T")
 IDENTITY_KEYS = {"authorization", "x-vault-id"}
 
 
@@ -69,11 +70,18 @@ class IdentifyingChannel:
                 lambda found, left: start(*args, metadata=(*found, *given), timeout=left, **kwargs),
                 own,
                 seconds=seconds,
+                token_seconds=self._timeout if seconds is None else seconds,
                 connection=self._connection,
                 renews_tokens=self._identity.renews_tokens and not identified,
             )
 
         return call
+
+
+def resumed(call: T) -> T:
+    """Returns a call of a stub that raises TokenFailed, for those who make it again."""
+    cast(Call, call).resumes = True
+    return call
 
 
 class Requests:
@@ -105,13 +113,16 @@ class Call:
         identity: Metadata | Awaitable[Metadata],
         *,
         seconds: float | None,
+        token_seconds: float | None,
         connection: Connection,
         renews_tokens: bool,
     ) -> None:
         self._start = start
         self._seconds = seconds
+        self._token_seconds = token_seconds
         self._connection = connection
         self._renews_tokens = renews_tokens
+        self.resumes = False
         self.requests: Requests | None = None
         self._call: Any = None
         self._starting: asyncio.Future[Any] | None = None
@@ -122,14 +133,15 @@ class Call:
 
     async def _identify(self, identity: Awaitable[Metadata]) -> Any:
         loop = asyncio.get_running_loop()
-        began, limit = loop.time(), asyncio.timeout(self._seconds)
+        began, limit = loop.time(), asyncio.timeout(self._token_seconds)
         try:
             async with limit:
                 found = await identity
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise MetamorphError(grpc.StatusCode.DEADLINE_EXCEEDED, "", "the token did not come in time") from None
+            late = MetamorphError(grpc.StatusCode.DEADLINE_EXCEEDED, "", "the token did not come in time")
+            raise TokenFailed.by(late) from late
         left = None if self._seconds is None else max(0, self._seconds - (loop.time() - began))
         self._call = self._start(found, left)
         return self._call
@@ -142,6 +154,11 @@ class Call:
     def _failing(self) -> Iterator[None]:
         try:
             yield
+        except TokenFailed as exc:
+            self._connection.check()
+            if self.resumes:
+                raise
+            raise exc.failure from exc.failure.__cause__
         except grpc.aio.AioRpcError as exc:
             self._connection.check()
             raise MetamorphError.of(exc, new_token=self._renews_tokens) from exc

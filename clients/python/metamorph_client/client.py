@@ -22,10 +22,11 @@ from metamorph_client.chat.v1.session_pb2 import Session
 from metamorph_client.chat.v1.turn_pb2 import Turn, TurnEvent, TurnFinished
 from metamorph_client.connection import Connection
 from metamorph_client.content import Content, blocks
-from metamorph_client.errors import MetamorphError
+from metamorph_client.errors import MetamorphError, TokenFailed
 from metamorph_client.identity import Identity, Metadata, Token
 from metamorph_client.lists import Lists
-from metamorph_client.replies import Patience, Reply, Resuming
+from metamorph_client.replies import Reply
+from metamorph_client.resuming import Patience, Resuming
 from metamorph_client.stubs import without_stubs
 from metamorph_client.tools import Tool, ToolLoop
 
@@ -95,7 +96,10 @@ class MetamorphClient(Lists):
         Raises TypeError for a token, or a vault, that is neither text nor None.
         """
         found = self._identity.metadata()
-        return await found if isinstance(found, Awaitable) else found
+        try:
+            return await found if isinstance(found, Awaitable) else found
+        except TokenFailed as failed:
+            raise failed.failure from failed.failure.__cause__
 
     async def create_session(
         self,

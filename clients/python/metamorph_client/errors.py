@@ -117,6 +117,23 @@ class MetamorphError(Exception):
         return cls(grpc.StatusCode.CANCELLED, "", "the client is closed", resumable=False)
 
 
+class TokenFailed(MetamorphError):
+    """No attempt was made, because the function that is asked for a token has failed, or takes too long.
+
+    Callers get `failure` itself, except `on_retry`.
+    """
+
+    failure: Exception
+
+    @classmethod
+    def by(cls, failure: Exception) -> Self:
+        """Returns the error of a token function that has raised something."""
+        code = failure.code if isinstance(failure, MetamorphError) else grpc.StatusCode.UNAVAILABLE
+        error = cls(code, "", f"no token: {failure!s}" if str(failure) else f"no token: {failure!r}", resumable=True)
+        error.failure = error.__cause__ = failure
+        return error
+
+
 def _is_resumable(code: grpc.StatusCode, reason: str, message: str) -> bool:
     return reason in RESUMABLE_REASONS or (code in RESUMABLE and not _tls_fault(message))
 

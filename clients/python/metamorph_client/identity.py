@@ -4,6 +4,8 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable
 
+from metamorph_client.errors import TokenFailed
+
 Metadata = tuple[tuple[str, str], ...]
 Token = str | Callable[[], str | Awaitable[str]] | None
 # What a header can have (RFC 9110, section 5.5), without spaces.
@@ -21,12 +23,24 @@ class Identity:
         self.renews_tokens = callable(token)
 
     def metadata(self) -> Metadata | Awaitable[Metadata]:
-        """Returns the metadata of a call, to be awaited if the token is. Raises TypeError and ValueError."""
-        token = self._token() if callable(self._token) else self._token
+        """Returns the metadata of a call, to be awaited if the token is, or if the function that makes it has failed.
+
+        Raises TypeError and ValueError for a token that cannot be sent, and TokenFailed when awaited.
+        """
+        if not callable(self._token):
+            return self._of(self._token)
+        try:
+            token = self._token()
+        except Exception as exc:
+            return _failed(TokenFailed.by(exc))
         return self._awaited(token) if inspect.isawaitable(token) else self._of(token)
 
     async def _awaited(self, token: Awaitable[str]) -> Metadata:
-        return self._of(await token)
+        try:
+            found = await token
+        except Exception as exc:
+            raise TokenFailed.by(exc) from exc
+        return self._of(found)
 
     def _of(self, token: object) -> Metadata:
         bearer, vault = _text("token", token), _text("vault", self._vault)
@@ -34,6 +48,10 @@ class Identity:
             *([("authorization", f"Bearer {bearer}")] if bearer else []),
             *([("x-vault-id", vault)] if vault else []),
         )
+
+
+async def _failed(error: TokenFailed) -> Metadata:
+    raise error
 
 
 def _text(name: str, value: object) -> str:

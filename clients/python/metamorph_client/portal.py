@@ -2,12 +2,14 @@
 
 import asyncio
 import concurrent.futures
+import contextvars
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
 from metamorph_client.errors import MetamorphError
+from metamorph_client.replies import READER
 
 T = TypeVar("T")
 # Threads end with the portal, and there are no more of them than were ever at work at the same time.
@@ -49,7 +51,9 @@ class Portal:
         except BaseException:
             coroutine.close()
             raise
-        running = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        context = contextvars.copy_context()
+        context.run(READER.set, threading.get_ident())
+        running = context.run(asyncio.run_coroutine_threadsafe, coroutine, self._loop)
         try:
             return running.result()
         except concurrent.futures.CancelledError:

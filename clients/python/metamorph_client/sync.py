@@ -29,7 +29,8 @@ class SyncReply:
     """The reply of a turn. Iterate over it for its events, each of which arrives once, and in order.
 
     Leaving the loop, or `close`, ends the stream only: the turn goes on, and its reply is stored. Another loop goes on
-    after the last event that was seen, as `text` and `final` do. `cancel` stops the turn.
+    after the last event that was seen, as `text` and `final` do. They wait for the loop of another thread. `cancel`
+    stops the turn.
     """
 
     def __init__(self, reply: Reply, portal: Portal) -> None:
@@ -38,7 +39,7 @@ class SyncReply:
         self._portal = portal
 
     def __iter__(self) -> Iterator[TurnEvent]:
-        return self
+        return self._portal.iterate(aiter(self._reply))
 
     def __next__(self) -> TurnEvent:
         async def following() -> TurnEvent | None:
@@ -52,7 +53,8 @@ class SyncReply:
     def final(self) -> TurnFinished:
         """Returns how the turn has ended, with the stored message, once it has. Raises MetamorphError.
 
-        A turn that has failed is no error here: `status` says so.
+        A turn that has failed is no error here: `status` says so. If another thread has a loop over the reply, that
+        loop has all events, and this waits until it has ended.
         """
         finished = self._reply.finished
         return self._portal.run(self._reply.final()) if finished is None else finished
@@ -66,7 +68,7 @@ class SyncReply:
         return self._portal.run(self._reply.cancel())
 
     def close(self) -> None:
-        """Ends the stream. The turn goes on."""
+        """Ends the stream, and the loops over it, as if they were left. The turn goes on."""
         self._portal.run(self._reply.aclose())
 
 

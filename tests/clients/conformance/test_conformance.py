@@ -29,6 +29,8 @@ MUTANTS = {
     "does_not_notice_that_it_is_closed": "a_reply_ends_when_its_client_is_closed",
     "follows_before_it_is_accepted": "follow_is_refused_before_anything_streams",
     "waits_for_an_event_to_follow": "follow_does_not_wait_for_the_next_event",
+    "waits_for_the_end_of_the_stream": "a_stream_that_stays_open_after_the_end_is_left",
+    "asks_once_for_a_token": "a_token_function_that_fails_is_asked_again_while_a_reply_is_resumed",
     "forgets_what_is_left": "a_reply_that_was_left_is_taken_up_again",
 }
 

@@ -11,7 +11,7 @@ import grpc
 from metamorph_client.admin.v1.admin_service_pb2 import RevokeTokensRequest
 
 from tests.support.certificates import Authority
-from tests.support.fakes.chat_service import FakeChatService, Script, turn
+from tests.support.fakes.chat_service import OPEN, FakeChatService, Script, turn
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Behaviour, Refusal, Reply, tool_use
 from tests.support.media import png
@@ -193,8 +193,11 @@ def _files(directory: Path) -> dict[str, Path]:
 
 
 def _script(described: Sequence[int | str]) -> Script:
-    """Returns a stream of the fake server: sequences of events, and the name of a code if it does not end OK."""
+    """Returns a stream of the fake server: sequences of events, and the name of a code if it does not end OK.
+
+    One that ends with OPEN does not end.
+    """
     script: list[Any] = []
     for step in described:
-        script += turn(step) if isinstance(step, int) else [grpc.StatusCode[step]]
+        script += turn(step) if isinstance(step, int) else [OPEN if step == "OPEN" else grpc.StatusCode[step]]
     return script

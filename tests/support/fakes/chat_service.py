@@ -1,5 +1,6 @@
 """A ChatService whose streams are scripted, also in ways that no correct server would end them."""
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Self
@@ -11,8 +12,9 @@ from metamorph_client.chat.v1.session_pb2 import Session
 from metamorph_client.chat.v1.turn_pb2 import TurnEvent, TurnFinished, TurnStarted
 
 TURN_ID = "turn_1"
-# The script of a stream: events, and a code if it does not end OK.
-Script = Sequence[TurnEvent | grpc.StatusCode]
+# The script of a stream: events, and a code if it does not end OK, or OPEN if it does not end.
+OPEN = None
+Script = Sequence[TurnEvent | grpc.StatusCode | None]
 
 
 def turn(*sequences: int) -> list[TurnEvent]:
@@ -31,13 +33,14 @@ def turn(*sequences: int) -> list[TurnEvent]:
 class FakeChatService:
     """Serves the scripts, one for each stream, and for each GetSession and DeleteSession; the last one again and again.
 
-    `calls` has the name and the request of each call.
+    `calls` has the name and the request of each call, and `open_streams` is how many streams have not ended.
     """
 
     def __init__(self, *scripts: Script, status: turn_pb2.TurnStatus.ValueType = turn_pb2.TURN_STATUS_RUNNING) -> None:
         self._scripts = deque(scripts)
         self._status = status
         self.calls: list[tuple[str, Any]] = []
+        self.open_streams = 0
         self.target = ""
 
     async def __aenter__(self) -> Self:
@@ -91,10 +94,16 @@ class FakeChatService:
 
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
             self.calls.append((name, request))
-            for step in self._next():
-                if isinstance(step, grpc.StatusCode):
-                    await context.abort(step, "as scripted")
-                else:
-                    yield response_class(event=step)
+            self.open_streams += 1
+            try:
+                for step in self._next():
+                    if isinstance(step, grpc.StatusCode):
+                        await context.abort(step, "as scripted")
+                    elif step is OPEN:
+                        await asyncio.get_running_loop().create_future()
+                    else:
+                        yield response_class(event=step)
+            finally:
+                self.open_streams -= 1
 
         return grpc.unary_stream_rpc_method_handler(stream, request_class.FromString, response_class.SerializeToString)

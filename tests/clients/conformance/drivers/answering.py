@@ -45,13 +45,16 @@ class Seen:
         self.retries.append(error_of(error))
 
     def token(self, described: Any) -> Any:
-        """Returns a token from its description: text, or a function, async or not."""
+        """Returns a token from its description: text, or a function, async or not, some of whose calls may fail."""
         if not isinstance(described, dict):
             return described
         values = described["values"]
+        first, last = described.get("fails_from", sys.maxsize), described.get("fails_to", sys.maxsize)
 
         def ask() -> Any:
             self.tokens += 1
+            if first <= self.tokens <= last:
+                raise RuntimeError("the issuer is down")
             return values[min(self.tokens, len(values)) - 1]
 
         async def ask_async() -> Any:

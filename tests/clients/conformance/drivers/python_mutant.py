@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from metamorph_client import MetamorphClient, MetamorphError, calls, connection, identity, replies
+from metamorph_client import MetamorphClient, MetamorphError, calls, connection, identity, replies, resuming
 
 from tests.clients.conformance.drivers.python_async import main
 
@@ -23,17 +23,17 @@ def does_not_resume() -> None:
     async def wait(self: Any, error: MetamorphError) -> None:
         raise error
 
-    replies.Patience.wait = wait  # type: ignore[method-assign]
+    resuming.Patience.wait = wait  # type: ignore[method-assign]
 
 
 @mutant
 def repeats_events() -> None:
-    replies._is_next = lambda event, sequence, *, first: True
+    resuming._is_next = lambda event, sequence, *, first: True
 
 
 @mutant
 def overlooks_gaps() -> None:
-    replies._is_next = lambda event, sequence, *, first: event.sequence > sequence
+    resuming._is_next = lambda event, sequence, *, first: event.sequence > sequence
 
 
 @mutant
@@ -41,7 +41,7 @@ def takes_the_end_of_a_stream_for_that_of_the_turn() -> None:
     async def is_over(self: Any) -> bool:
         return True
 
-    replies.Resuming._is_over = is_over  # type: ignore[method-assign]
+    resuming.Resuming._is_over = is_over  # type: ignore[method-assign]
 
 
 @mutant
@@ -114,25 +114,35 @@ def does_not_notice_that_it_is_closed() -> None:
 
 @mutant
 def follows_before_it_is_accepted() -> None:
-    begin = replies.Resuming.begin
+    begin = resuming.Resuming.begin
 
     async def begun(self: Any) -> None:
         if self._start is not None:
             await begin(self)
 
-    replies.Resuming.begin = begun  # type: ignore[method-assign]
+    resuming.Resuming.begin = begun  # type: ignore[method-assign]
 
 
 @mutant
 def waits_for_an_event_to_follow() -> None:
-    accepted = replies.Resuming._step
+    accepted = resuming.Resuming._step
 
     async def patient(self: Any) -> Any:
         while (event := await accepted(self)) is None:
             pass
         return event
 
-    replies.Resuming._step = patient  # type: ignore[method-assign]
+    resuming.Resuming._step = patient  # type: ignore[method-assign]
+
+
+@mutant
+def waits_for_the_end_of_the_stream() -> None:
+    resuming.END_SECONDS = 6
+
+
+@mutant
+def asks_once_for_a_token() -> None:
+    vars(resuming)["resumed"] = lambda call: call
 
 
 @mutant
@@ -140,7 +150,7 @@ def forgets_what_is_left() -> None:
     async def left(self: Any) -> None:
         self._over, self._steps = True, None
 
-    replies.Resuming.aclose = left  # type: ignore[method-assign]
+    resuming.Resuming.aclose = left  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
