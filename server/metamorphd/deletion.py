@@ -32,7 +32,7 @@ def delete(path: Path) -> None:
         os.close(descriptor)
         raise
     if large:
-        # A daemon, because a reader may take hours. What is left when the process ends is freed by the kernel.
+        # A daemon: what is left when the process ends is freed by the kernel.
         threading.Thread(target=_free, args=(descriptor,), name="deletion", daemon=True).start()
     else:
         os.close(descriptor)

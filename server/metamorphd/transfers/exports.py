@@ -6,7 +6,7 @@ being begun anew. The file stays for some time, so that a call which goes on lat
 
 import asyncio
 import contextlib
-import os
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from io import FileIO
 from pathlib import Path
@@ -16,7 +16,6 @@ from weakref import WeakValueDictionary
 import structlog
 
 from metamorphd.clock import Clock
-from metamorphd.deletion import delete, open_shared
 from metamorphd.errors import (
     DomainError,
     ExportNotFound,
@@ -41,6 +40,7 @@ from metamorphd.transfers.appended import Appended
 from metamorphd.transfers.files import ExportFiles
 from metamorphd.transfers.pages import Pages, line_of
 from metamorphd.transfers.sealing import KeyInvalid, Recipient
+from metamorphd.transfers.threads import Threads
 from metamorphd.transfers.writing import Writing
 from metamorphd.vault_states import VaultStates
 
@@ -48,6 +48,8 @@ SENT_BYTES = 256 * 1024
 RETRY_SECONDS = 30.0
 # JSON has names, and attachments are in base64.
 EXPECTED_PERCENT = 150
+# Of those that write, which may wait for a slow disk, and of all others.
+THREADS = 2
 
 logger = structlog.get_logger(__name__)
 
@@ -76,18 +78,23 @@ class Exports:
         self._retention_seconds = retention_hours * 3600
         # By vault, those of this server.
         self._writings: dict[str, Writing] = {}
+        # Of each export, how many calls read it.
+        self._readers = Counter[str]()
+        self._writers, self._threads = Threads("export", count=THREADS), Threads("export-file", count=THREADS)
         # By vault, while one is replaced.
         self._replacing = WeakValueDictionary[str, asyncio.Lock]()
         states.listen(self._stop_refused)
 
     async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self._files.prepare)
+        await self._threads.run(self._files.prepare)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Stops what is being written, which is deleted by the next server."""
         for vault_id in list(self._writings):
             await self._stop(vault_id, OperationInterrupted())
+        self._writers.close()
+        self._threads.close()
 
     async def begin(self, scope: Scope, *, recipient: str) -> Writing:
         """Begins an export in the place of the vault's other one. The server goes on when the caller is gone.
@@ -105,7 +112,7 @@ class Exports:
         now = self._clock.now()
         start = await self._database.write(begin_export, scope, hash_key=self._clock.new_key(), now=now)
         expected = start.stored_bytes * EXPECTED_PERCENT // 100
-        await asyncio.to_thread(self._require_space, expected)
+        await self._threads.run(self._require_space, expected)
         export_id = self._clock.new_id("exp")
         new = self._operations.new(scope, OperationKind.EXPORT_VAULT, target=export_id, unit="bytes", total=expected)
         path = self._files.partial(scope.vault_id, export_id)
@@ -133,43 +140,49 @@ class Exports:
             replaced.running.cancel(scope)
         await self._stop(writing.vault_id, OperationCancelled())
         try:
-            await asyncio.to_thread(self._files.create, writing.vault_id, writing.export_id)
+            await self._threads.run(self._files.create, writing.vault_id, writing.export_id)
         except OSError as exc:
             raise StorageFull(retry_delay=RETRY_SECONDS) from exc
 
     async def find(self, scope: Scope, *, export_id: str) -> Writing:
         """Returns an export of the vault. Raises ExportNotFound."""
         writing = self._writings.get(scope.vault_id)
-        if writing is not None and writing.export_id == export_id:
-            return writing
-        kept = await asyncio.to_thread(self._files.find, scope.vault_id, export_id)
+        own = writing if writing is not None and writing.export_id == export_id else None
+        if own is not None and not own.complete and own.error is None:
+            return own
+        kept = await self._threads.run(self._files.find, scope.vault_id, export_id, since=self._oldest())
         if kept is None:
             raise ExportNotFound(export_id=export_id)
         path, size = kept
-        found = Writing(export_id, scope.vault_id, path, create_time=0, expected_size=size)
+        found = own or Writing(export_id, scope.vault_id, path, create_time=0, expected_size=size)
         found.complete, found.written = True, size
         return found
 
     async def read(self, writing: Writing, *, offset: int) -> AsyncGenerator[bytes]:
         """Yields the bytes of an export from an offset on, as they are written.
 
-        Raises OperationCancelled if it is cancelled meanwhile, also by another one, StorageFull, and RequestInvalid for
-        an offset beyond its end.
+        Raises OperationCancelled if it is cancelled meanwhile, also by another one, ExportNotFound if it is complete
+        and deleted, StorageFull, and RequestInvalid for an offset beyond its end.
         """
-        with self._open(writing) as file:
+        self._readers[writing.export_id] += 1
+        try:
             while await writing.beyond(offset):
                 # What follows may be taken back.
                 size = min(SENT_BYTES, writing.written - offset)
-                chunk = await asyncio.to_thread(os.pread, file.fileno(), size, offset)
+                chunk = await self._threads.run(self._files.read, writing.path, size, offset)
+                if not chunk:
+                    raise (writing.error or ExportNotFound(export_id=writing.export_id)).with_traceback(None)
                 yield chunk
                 offset += len(chunk)
+        finally:
+            self._readers -= Counter({writing.export_id: 1})
         if offset > writing.written:
             raise _invalid("offset", f"the export has {writing.written} bytes")
 
     async def work(self) -> None:
-        """Deletes the files that were kept for long enough."""
-        before = self._clock.now() / 1e6 - self._retention_seconds
-        await asyncio.to_thread(self._files.delete_older, before)
+        """Deletes the files that were kept for long enough, once nobody is reading them."""
+        kept = frozenset(self._readers)
+        await self._threads.run(self._files.delete_older, self._oldest(), kept=kept)
         for vault_id, writing in list(self._writings.items()):
             if writing.task is not None and writing.task.done() and not writing.path.exists():
                 del self._writings[vault_id]
@@ -177,7 +190,7 @@ class Exports:
     async def forget(self, vault_id: str) -> None:
         """Deletes the files of a vault that is deleted, and stops what is being written."""
         await self._stop(vault_id, OperationCancelled())
-        await asyncio.to_thread(self._files.delete_all, vault_id)
+        await self._threads.run(self._files.delete_all, vault_id)
 
     async def _stop(self, vault_id: str, error: DomainError) -> None:
         writing = self._writings.pop(vault_id, None)
@@ -193,13 +206,9 @@ class Exports:
             except (VaultSuspended, VaultDeleted) as refusal:
                 writing.stop(refusal.with_traceback(None))
 
-    def _open(self, writing: Writing) -> FileIO:
-        # Not on a thread: if the caller is cancelled meanwhile, nobody would close the file.
-        # It is renamed once it is complete.
-        for path in (writing.path, self._files.completed(writing.path)):
-            with contextlib.suppress(FileNotFoundError):
-                return open_shared(path)
-        raise ExportNotFound(export_id=writing.export_id)
+    def _oldest(self) -> float:
+        """Returns when a file must have been completed to be kept, in seconds since the epoch."""
+        return self._clock.now() / 1e6 - self._retention_seconds
 
     def _require_space(self, size: int) -> None:
         if not self._database.fits(self._files.directory.parent, size):
@@ -228,7 +237,7 @@ class Exports:
                     writing.grow(0)
                     if not writing.complete:
                         with contextlib.suppress(OSError):
-                            delete(writing.path)
+                            self._files.discard(writing.path)
                 if writing.error is not None:
                     raise writing.error
 
@@ -239,7 +248,7 @@ class Exports:
             appended = Appended(file, require_space=self._require_space)
 
             async def add(records: Records) -> None:
-                await asyncio.to_thread(appended.add, records)
+                await self._writers.run(appended.add, records)
                 writing.count(records.counts)
                 writing.grow(appended.kept - writing.written)
                 running.advance(writing.written, total=max(writing.written, writing.expected_size))
@@ -249,7 +258,7 @@ class Exports:
                 async for records in pages:
                     await add(records)
             await add(Records(line_of(_trailer(writing, appended.sha256))))
-        writing.path = await asyncio.to_thread(self._files.complete, writing.path)
+        writing.path = await self._writers.run(self._files.complete, writing.path)
         writing.complete = True
         running.advance(writing.written, total=writing.written)
         running.count(**writing.counts)

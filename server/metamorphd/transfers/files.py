@@ -3,9 +3,10 @@
 import contextlib
 import hashlib
 import os
+from collections.abc import Container
 from pathlib import Path
 
-from metamorphd.deletion import delete
+from metamorphd.deletion import delete, open_shared
 from metamorphd.durable import sync_directory
 
 COMPLETE, PARTIAL = ".ndjson", ".part"
@@ -46,37 +47,49 @@ class ExportFiles:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        named = self.completed(path)
+        named = path.with_suffix(COMPLETE)
         path.rename(named)
         sync_directory(path.parent)
         return named
 
-    def completed(self, path: Path) -> Path:
-        """Returns the name that a file has once it is complete."""
-        return path.with_suffix(COMPLETE)
+    def discard(self, path: Path) -> None:
+        """Deletes a file that is not complete, also if it is named so already."""
+        for suffix in (PARTIAL, COMPLETE):
+            delete(path.with_suffix(suffix))
 
-    def find(self, vault_id: str, export_id: str) -> tuple[Path, int] | None:
-        """Returns the complete file of an export of the vault, and its size in bytes, or None."""
+    def read(self, path: Path, size: int, offset: int) -> bytes:
+        """Returns `size` bytes of a file from an offset on, or none if it was deleted.
+
+        It is not open from one call to the next: whoever stops reading would keep the space of what is deleted.
+        """
+        # It is renamed once it is complete.
+        for suffix in (path.suffix, COMPLETE):
+            with contextlib.suppress(FileNotFoundError), open_shared(path.with_suffix(suffix)) as file:
+                return os.pread(file.fileno(), size, offset)
+        return b""
+
+    def find(self, vault_id: str, export_id: str, *, since: float) -> tuple[Path, int] | None:
+        """Returns the file of an export of the vault that was completed since a time, and its size, or None."""
         # Its directory may be deleted meanwhile.
         with contextlib.suppress(FileNotFoundError):
             for path in self._of(vault_id).glob(f"*{COMPLETE}"):
                 # A text from a caller is compared, and never part of a path.
-                if path.stem == export_id:
-                    return path, path.stat().st_size
+                if path.stem == export_id and (found := path.stat()).st_mtime >= since:
+                    return path, found.st_size
         return None
 
     def delete_all(self, vault_id: str) -> None:
-        """Deletes the files of a vault. Whoever reads one can go on."""
+        """Deletes the files of a vault."""
         with contextlib.suppress(FileNotFoundError):
             for path in list(self._of(vault_id).iterdir()):
                 _delete(path)
 
-    def delete_older(self, before: float) -> None:
-        """Deletes complete files that were completed before a time, in seconds since the epoch."""
+    def delete_older(self, before: float, *, kept: Container[str]) -> None:
+        """Deletes files that were completed before a time, in seconds since the epoch, but those of `kept` exports."""
         # Those of a vault may be deleted meanwhile; the others are looked for again.
         with contextlib.suppress(FileNotFoundError):
             for path in self.directory.glob(f"*/*{COMPLETE}"):
-                if path.stat().st_mtime < before:
+                if path.stem not in kept and path.stat().st_mtime < before:
                     _delete(path)
 
     def _of(self, vault_id: str) -> Path:

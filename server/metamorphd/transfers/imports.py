@@ -28,12 +28,14 @@ from metamorphd.store.storage import require_storage
 from metamorphd.transfers.patience import Patient, patiently
 from metamorphd.transfers.reading import verify
 from metamorphd.transfers.staging import Staging
+from metamorphd.transfers.threads import Threads
 from metamorphd.transfers.verification import Arriving
 
 AHEAD_BYTES = 16 * 2**20
 DRAINED_BYTES, DRAIN_SECONDS = 32 * 2**20, 5.0
 VISITED_VAULTS = 100
 RETRY_SECONDS = 30.0
+THREADS = 2
 
 logger = structlog.get_logger(__name__)
 
@@ -50,13 +52,14 @@ class Imports:
         self._clock = clock
         self._directory = directory
         self._storage_limit = storage_limit
+        self._threads = Threads("import", count=THREADS)
         # By vault. Verifying takes a processor, and the memory of a line.
         self._running: set[str] = set()
         self._tasks: dict[asyncio.Task[tuple[Imported, int]], str] = {}
         self._verifying = asyncio.Semaphore(1)
 
     async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self._prepare)
+        await self._threads.run(self._prepare)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -65,6 +68,7 @@ class Imports:
             task.cancel()
         if self._tasks:
             await asyncio.wait(set(self._tasks))
+        self._threads.close()
 
     async def receive(self, scope: Scope, chunks: AsyncIterator[bytes]) -> tuple[Imported, int, str]:
         """Imports a file, and returns what was imported, the vault's revision then, and the ID of the operation.
@@ -144,7 +148,7 @@ class Imports:
                         ahead = AHEAD_BYTES
                         # As much again as is there, as at the end: a file that never ends leaves others half.
                         await self._require_space(AHEAD_BYTES + size)
-                    await asyncio.to_thread(appending.append, chunk)
+                    await self._threads.run(appending.append, chunk)
                     size += len(chunk)
             # What it stores takes about as much again.
             await self._require_space(size)
@@ -159,7 +163,7 @@ class Imports:
         return size
 
     async def _require_space(self, size: int) -> None:
-        if not await asyncio.to_thread(self._database.fits, self._directory.parent, size):
+        if not await self._threads.run(self._database.fits, self._directory.parent, size):
             raise StorageFull(retry_delay=RETRY_SECONDS)
 
     async def _import(self, scope: Scope, path: Path, operation: Operation) -> tuple[Imported, int]:

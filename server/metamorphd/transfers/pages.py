@@ -16,7 +16,7 @@ from metamorphd.secrets.secrets import Secrets
 from metamorphd.store.database import Database
 from metamorphd.store.export_kinds import SECRET_VERSION
 from metamorphd.store.exports import read_records
-from metamorphd.transfers.patience import Patient
+from metamorphd.transfers.patience import Patient, patiently
 from metamorphd.transfers.sealing import Recipient
 
 PAGE_BYTES = 512 * 1024
@@ -76,7 +76,9 @@ class Pages:
         if record["destroy_time"] is not None:
             return line
         try:
-            _, value, _ = await self._secrets.get(scope, name=record["name"], version=record["version"])
+            _, value, _ = await patiently(
+                lambda: self._secrets.get(scope, name=record["name"], version=record["version"])
+            )
         except (SecretNotFound, SecretVersionNotFound, SecretVersionDestroyed):
             # Since it was listed.
             return line
