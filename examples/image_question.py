@@ -31,6 +31,8 @@ async def main(path: Path, question: str) -> None:
         print()
 
 
+if len(sys.argv) == 1:
+    sys.exit("usage: python examples/image_question.py IMAGE [QUESTION]")
 try:
     asyncio.run(main(Path(sys.argv[1]), " ".join(sys.argv[2:]) or "What is in this image?"))
 except MetamorphError as error:

@@ -61,4 +61,8 @@ async def main(team: str, of_team: int, of_user: int) -> None:
         print(f"{whose}: {status.used} of {status.limit} {status.budget} used, {status.left} left")
 
 
-asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+match sys.argv[1:]:
+    case [team, of_team, of_user] if of_team.isdecimal() and of_user.isdecimal():
+        asyncio.run(main(team, int(of_team), int(of_user)))
+    case _:
+        sys.exit("usage: python examples/team_budgets.py TEAM TOKENS_OF_TEAM TOKENS_OF_USER")

@@ -61,7 +61,7 @@ class App:
     server: Serving
     api: FakeMessagesApi
 
-    async def ask(self, text: str = "Hello", **more: str) -> str:
+    async def ask(self, text: str = "Hello", **more: str | None) -> str:
         """Returns the turn of a new message."""
         response = await self.http.post("/replies", json={"text": text, **more})
         assert response.status_code == 201, response.text
@@ -234,19 +234,56 @@ async def test_a_bad_cursor_is_the_start(app: App) -> None:
         assert in_order(turn_id, await app.events(turn_id, last=f"{turn_id}:{bad}"))
 
 
+def fault_of(response: httpx.Response) -> str:
+    """Returns the message of a refusal that has no reason of Metamorph's."""
+    assert response.headers["content-type"].startswith("application/json"), response.text
+    refusal = response.json()
+    assert set(refusal) == {"reason", "message"}
+    assert refusal["reason"] == ""
+    return str(refusal["message"])
+
+
 async def test_a_body_that_is_no_message_is_refused_in_json(app: App) -> None:
     for body in (b"x", b"null", b'"text"', b"\xff", b'{"text": null}', b"{}"):
         response = await app.http.post("/replies", content=body, headers={"content-type": "application/json"})
         assert response.status_code in (400, 422), body
-        assert isinstance(response.json(), dict)
+        assert fault_of(response)
     secret = "a secret " * 20_000
     response = await app.http.post("/replies", json={"text": secret})
     assert response.status_code == 413
-    assert isinstance(response.json(), dict)
+    assert fault_of(response)
     assert len(response.content) < 1000
     assert "a secret" not in (await app.http.post("/replies", json={"text": "a secret " * 1000})).text
     app.http.cookies.set("token", "two words")
-    assert (await app.http.post("/replies", json={"text": "Hello"})).status_code == 401
+    refused = await app.http.post("/replies", json={"text": "Hello"})
+    assert (refused.status_code, bool(fault_of(refused))) == (401, True)
+
+
+async def test_a_session_that_is_no_id_is_refused_by_name(app: App) -> None:
+    for session in (b"5", b'"\\ud83d"', b'"two words"', '"é"'.encode(), b"[]", b"true"):
+        body = b'{"text": "Hello", "session_id": ' + session + b"}"
+        response = await app.http.post("/replies", content=body, headers={"content-type": "application/json"})
+        assert response.status_code == 422, session
+        assert "session_id" in fault_of(response)
+    assert await app.server.caller().sessions() == []
+    assert await app.ask(session_id=None)
+
+
+async def test_a_text_is_measured_in_characters(app: App) -> None:
+    await app.events(await app.ask("\N{SLIGHTLY SMILING FACE}" * 6000))
+
+
+async def test_a_path_that_is_no_text_is_no_turn(app: App) -> None:
+    for method in ("GET", "DELETE"):
+        response = await app.http.request(method, "/replies/%ff")
+        assert response.status_code in (400, 404)
+        assert set(response.json()) == {"reason", "message"}
+
+
+async def test_a_refusal_names_the_fields_that_are_invalid(app: App) -> None:
+    refused = await app.http.post("/replies", json={"text": "Hello"}, headers={"idempotency-key": "none"})
+    assert refused.json()["reason"] == "REQUEST_INVALID"
+    assert "request_id" in refused.json()["message"]
 
 
 async def test_an_event_that_there_is_not_is_a_status(app: App) -> None:

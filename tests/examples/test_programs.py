@@ -77,6 +77,16 @@ async def test_the_image_question_says_why_a_file_is_refused(api: FakeMessagesAp
 
 
 @pytest.mark.parametrize(
+    "command", [("image_question.py",), ("team_budgets.py",), ("team_budgets.py", "web"), ("team_budgets.py", *"abc")]
+)
+async def test_a_recipe_without_its_arguments_says_which_it_takes(command: tuple[str, ...], tmp_path: Path) -> None:
+    code, out, err = await printed(*command, cwd=tmp_path)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"usage: python examples/{command[0]} ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("of_team", "of_user", "subject"), [("10", "100000", "label:team=web"), ("100000", "10", "user")]
 )
 async def test_the_budgets_of_a_team_refuse_what_goes_beyond_them(

@@ -10,7 +10,7 @@ const STATUSES: Partial<Record<string, number>> = {
   INVALID_ARGUMENT: 422, ALREADY_EXISTS: 422, OUT_OF_RANGE: 422, UNAUTHENTICATED: 401, PERMISSION_DENIED: 403,
   NOT_FOUND: 404, FAILED_PRECONDITION: 409, ABORTED: 409, RESOURCE_EXHAUSTED: 429, UNAVAILABLE: 503,
 };
-const LONGEST_TEXT = 8000;
+const TEXT = /^.{1,8000}$/su, SESSION_ID = /^[\x21-\x7e]*$/; // Characters of Unicode, of which an emoji is one.
 const { METAMORPH_TARGET = "localhost:50051", PORT = "8000" } = process.env;
 
 // One connection for all users. It has no token of its own: nobody's request may become the service's.
@@ -25,11 +25,13 @@ app.use(express.json({ limit: "64kb" }));
 
 app.post("/replies", async (request, response) => {
   const { text, session_id } = request.body ?? {};
-  if (typeof text !== "string" || !text || text.length > LONGEST_TEXT)
-    throw new MetamorphError("INVALID_ARGUMENT", `text must have 1 to ${LONGEST_TEXT} characters`);
+  if (typeof text !== "string" || !TEXT.test(text))
+    throw new MetamorphError("INVALID_ARGUMENT", "text must have 1 to 8000 characters");
+  if (typeof (session_id ?? "") !== "string" || !SESSION_ID.test(session_id ?? ""))
+    throw new MetamorphError("INVALID_ARGUMENT", "session_id must be the ID of a session");
   const client = clientOf(request);
   const requestId = request.get("idempotency-key")?.replace(/^"|"$/g, ""); // With the same one, it takes effect once.
-  const sessionId = typeof session_id === "string" && session_id || (await client.createSession({ requestId })).sessionId;
+  const sessionId: string = session_id || (await client.createSession({ requestId })).sessionId;
   const left = new AbortController();
   const { turnId } = await client.start(sessionId, text, { requestId, signal: left.signal });
   left.abort(); // This stream only. The turn goes on.
@@ -69,11 +71,11 @@ app.delete("/replies/:turnId", async (request, response) => {
 app.use(express.static(fileURLToPath(new URL("../page", import.meta.url))));
 
 const refuse: ErrorRequestHandler = (error, _request, response, next) => {
-  // Of a body that is too large, or no JSON.
-  if (error.expose) return void response.status(error.status).json({ reason: "", message: error.message });
+  // Of a body that is too large, or no JSON, and of a path that is no UTF-8.
+  if (error.status < 500) return void response.status(error.status).json({ reason: "", message: error.message });
   if (!(error instanceof MetamorphError)) return next(error);
-  if (error.retryDelay !== undefined) response.set("retry-after", String(Math.round(error.retryDelay)));
-  response.status(STATUSES[error.code] ?? 500).json({ reason: error.reason, message: error.message });
+  if (error.retryDelay) response.set("retry-after", String(Math.ceil(error.retryDelay)));
+  response.status(STATUSES[error.code] ?? 500).json({ reason: error.reason, message: String(error) });
 };
 app.use(refuse);
 app.listen(Number(PORT), "127.0.0.1", () => console.log(`http://localhost:${PORT}`));

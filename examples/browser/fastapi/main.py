@@ -5,20 +5,22 @@ what this user may do, and in which vault. In dev mode there need not be one."""
 
 import math
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import Body, Cookie, Depends, FastAPI, Header, HTTPException, Request
+from fastapi import Body, Cookie, Depends, FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from fastapi.staticfiles import StaticFiles
+from fastapi.utils import is_body_allowed_for_status_code
 from google.protobuf.json_format import MessageToJson
 from metamorph_client import MetamorphClient, MetamorphError, Reply
 from metamorph_client.chat.v1.chat_service_pb2 import GetTurnRequest
 from metamorph_client.chat.v1.turn_pb2 import TURN_STATUS_RUNNING
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 STATUSES = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "NOT_FOUND": 404, "FAILED_PRECONDITION": 409}
@@ -27,6 +29,7 @@ STATUSES |= {"RESOURCE_EXHAUSTED": 429, "UNAVAILABLE": 503}
 LONGEST_BODY, LONGEST_NUMBER = 64 * 1024, 9
 TARGET = os.environ.get("METAMORPH_TARGET", "localhost:50051")
 Text = Annotated[str, Body(min_length=1, max_length=8000)]
+SessionId = Annotated[str | None, Body(pattern=r"^[\x21-\x7e]*$")]
 Key = Annotated[str, Header(alias="idempotency-key")]
 
 
@@ -63,26 +66,37 @@ class Limited:
             message = await receive()
             left -= len(message.get("body", b""))
             if left < 0:
-                raise HTTPException(413)
+                raise HTTPException(413, f"the body has more than {LONGEST_BODY} bytes")
             return message
 
         await self.app(scope, counted, send)
 
 
+@app.exception_handler(HTTPException)
+async def end(_: Request, error: HTTPException) -> Response:
+    if not is_body_allowed_for_status_code(error.status_code):
+        return Response(status_code=error.status_code)
+    return refusal(error.status_code, error.detail, error.headers)
+
+
 @app.exception_handler(RequestValidationError)
 async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
     faults = "; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors())
-    return JSONResponse({"reason": "", "message": faults}, 422)
+    return refusal(422, faults)
 
 
 @app.exception_handler(MetamorphError)
 async def refuse(_: Request, error: MetamorphError) -> JSONResponse:
     wait = {"retry-after": str(math.ceil(error.retry_delay))} if error.retry_delay else {}
-    return JSONResponse({"reason": error.reason, "message": error.message}, STATUSES.get(error.code.name, 500), wait)
+    return refusal(STATUSES.get(error.code.name, 500), str(error), wait, reason=error.reason)
+
+
+def refusal(status: int, message: str, headers: Mapping[str, str] | None = None, *, reason: str = "") -> JSONResponse:
+    return JSONResponse({"reason": reason, "message": message}, status, headers)
 
 
 @app.post("/replies", status_code=201)
-async def ask(text: Text, client: Client, key: Key = "", session_id: Annotated[str, Body()] = "") -> dict[str, str]:
+async def ask(text: Text, client: Client, key: Key = "", session_id: SessionId = None) -> dict[str, str]:
     request_id = key.strip('"')  # With the same one, this answers with the same session and turn.
     session_id = session_id or (await client.create_session(request_id=request_id)).session_id
     reply = await client.start(session_id, text, request_id=request_id)

@@ -60,10 +60,9 @@ func answering(
 			if refusal.RetryDelay > 0 {
 				w.Header().Set("Retry-After", fmt.Sprint(math.Ceil(refusal.RetryDelay.Seconds())))
 			}
-			status := cmp.Or(statuses[refusal.Code], 500)
-			answer(w, status, map[string]string{"reason": refusal.Reason, "message": refusal.Message})
+			refuse(w, cmp.Or(statuses[refusal.Code], 500), refusal.Reason, refusal.Error())
 		} else if err != nil {
-			answer(w, 401, map[string]string{"message": err.Error()}) // No token is like this one.
+			refuse(w, 401, "", err.Error()) // No token is like this one.
 		}
 	}
 }
@@ -75,14 +74,29 @@ func answer(w http.ResponseWriter, status int, body map[string]string) error {
 	return nil
 }
 
+func refuse(w http.ResponseWriter, status int, reason, message string) error {
+	return answer(w, status, map[string]string{"reason": reason, "message": message})
+}
+
+// turnOf returns the ID in a path, which need not be UTF-8 as all text of a request must.
+func turnOf(r *http.Request) string {
+	return strings.ToValidUTF8(r.PathValue("turn"), "\uFFFD")
+}
+
 func ask(client *metamorph.Client, w http.ResponseWriter, r *http.Request) error {
 	var question struct{ Text, Session_id string }
 	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&question)
 	if errors.As(err, new(*http.MaxBytesError)) {
-		return answer(w, 413, map[string]string{"message": "at most 64 KiB"})
+		return refuse(w, 413, "", "the body has more than 64 KiB")
 	}
-	if length := utf8.RuneCountInString(question.Text); err != nil || length < 1 || length > 8000 {
-		return answer(w, 422, map[string]string{"message": "text must have 1 to 8000 characters"})
+	if err != nil {
+		return refuse(w, 422, "", "the body must be JSON: text and session_id, which are strings")
+	}
+	if length := utf8.RuneCountInString(question.Text); length < 1 || length > 8000 {
+		return refuse(w, 422, "", "text must have 1 to 8000 characters")
+	}
+	if strings.ContainsFunc(question.Session_id, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return refuse(w, 422, "", "session_id must be the ID of a session")
 	}
 	// The page sends the same one if it has to send its request again.
 	session, key := question.Session_id, strings.Trim(r.Header.Get("Idempotency-Key"), `"`)
@@ -102,7 +116,7 @@ func ask(client *metamorph.Client, w http.ResponseWriter, r *http.Request) error
 }
 
 func stream(client *metamorph.Client, w http.ResponseWriter, r *http.Request) error {
-	found, err := client.Chat.GetTurn(r.Context(), &chatv1.GetTurnRequest{TurnId: r.PathValue("turn")})
+	found, err := client.Chat.GetTurn(r.Context(), &chatv1.GetTurnRequest{TurnId: turnOf(r)})
 	if err != nil {
 		return err
 	}
@@ -133,7 +147,7 @@ func stream(client *metamorph.Client, w http.ResponseWriter, r *http.Request) er
 }
 
 func cancel(client *metamorph.Client, w http.ResponseWriter, r *http.Request) error {
-	_, err := client.Cancel(r.Context(), r.PathValue("turn"))
+	_, err := client.Cancel(r.Context(), turnOf(r))
 	if err == nil {
 		w.WriteHeader(204)
 	}
