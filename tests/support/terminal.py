@@ -52,6 +52,10 @@ class Terminal:
         """Returns the title that the program has given its window."""
         return (await self._run("display-message", "-p", "#{pane_title}")).strip()
 
+    async def cursor(self) -> bool:
+        """Returns whether the cursor is shown."""
+        return (await self._run("display-message", "-p", "#{cursor_flag}")).strip() == "1"
+
     async def until(self, shown: str | Callable[[str], bool], seconds: float = 30) -> str:
         """Waits until the screen contains a text, or fulfils a condition. Returns the screen."""
         screen = ""

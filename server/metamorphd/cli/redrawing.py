@@ -27,6 +27,7 @@ class Redrawn:
 
     def begin(self) -> None:
         """Hides the cursor."""
+        self._shown = None
         self._write(HIDE_CURSOR)
 
     def end(self) -> None:

@@ -54,6 +54,14 @@ class LiveReply:
         finally:
             self._redrawn.end()
 
+    def leave(self) -> None:
+        """Leaves the terminal as it was, but for what is printed for good."""
+        self._redrawn.end()
+
+    def resume(self) -> None:
+        """Draws again on a terminal that was left. The cursor must be in the first column."""
+        self._redrawn.begin()
+
     def add(self, text: str) -> None:
         """Appends text to the reply."""
         if text and self._thinking:

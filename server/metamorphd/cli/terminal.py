@@ -3,14 +3,16 @@
 import json
 import sys
 import termios
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Self
 
 import click
 from google.protobuf.json_format import MessageToDict
 from metamorph_client.chat.v1.turn_pb2 import TurnEvent, TurnFinished
 from rich.console import Console
 
+from metamorphd.cli.jobs import has_terminal, stoppable
 from metamorphd.cli.listing import printable
 from metamorphd.cli.outcomes import note_on
 from metamorphd.cli.rendering import LiveReply
@@ -70,7 +72,8 @@ class Terminal:
 
     @property
     def _renders(self) -> bool:
-        return self._out.is_terminal and not self._as_json
+        movable = self._out.is_terminal and not self._out.is_dumb_terminal
+        return movable and not self._as_json and has_terminal()
 
     async def _print(self, events: AsyncIterator[TurnEvent]) -> TurnFinished | None:
         finished = None
@@ -86,7 +89,8 @@ class Terminal:
         return finished
 
     def _print_plainly(self, event: TurnEvent) -> None:
-        click.echo(event.text_delta.text, nl=False)
+        text = event.text_delta.text
+        click.echo(printable(text.replace("\r", "")) if self._out.is_terminal else text, nl=False)
         if self._whole_thinking:
             click.echo(printable(event.thinking_delta.text), nl=False, err=True)
         if line := note_on(event):
@@ -110,12 +114,22 @@ class Terminal:
     @asynccontextmanager
     async def _live(self) -> AsyncIterator[LiveReply]:
         """Yields a reply that is drawn on the terminal, and waited for."""
-        with _without_echo():
+        with Silence() as silence:
             async with LiveReply(self._out, whole_thinking=self._whole_thinking) as reply:
+
+                def leave() -> None:
+                    reply.leave()
+                    silence.end()
+
+                def resume() -> None:
+                    silence.begin()
+                    reply.resume()
+
                 self._reply = reply
                 reply.status = WAITING
                 try:
-                    yield reply
+                    with stoppable(leave=leave, resume=resume):
+                        yield reply
                 finally:
                     self._reply = None
 
@@ -127,22 +141,30 @@ def _waits_for(event: TurnEvent, *, begun: bool) -> str:
     return "" if begun else WAITING
 
 
-@contextmanager
-def _without_echo() -> Iterator[None]:
+class Silence:
     """Keeps the terminal from printing what is typed, which would be in the midst of what is drawn again.
 
     A text that is pasted meanwhile is marked as such, so that it is one message.
     """
-    if not sys.stdin.isatty():
-        yield
-        return
-    before = termios.tcgetattr(sys.stdin)
-    silent = list(before)
-    silent[3] &= ~termios.ECHO
-    termios.tcsetattr(sys.stdin, termios.TCSANOW, silent)
-    click.echo(MARK_PASTED, nl=False)
-    try:
-        yield
-    finally:
-        click.echo(LEAVE_PASTED, nl=False)
-        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+
+    def __enter__(self) -> Self:
+        self._before = termios.tcgetattr(sys.stdin) if sys.stdin.isatty() else None
+        self.begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def begin(self) -> None:
+        """Stops the process while it runs in the background."""
+        if self._before is not None:
+            silent = list(self._before)
+            silent[3] &= ~termios.ECHO
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, silent)
+            click.echo(MARK_PASTED, nl=False)
+
+    def end(self) -> None:
+        """Leaves the terminal as it was."""
+        if self._before is not None:
+            click.echo(LEAVE_PASTED, nl=False)
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, self._before)
