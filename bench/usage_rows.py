@@ -21,7 +21,7 @@ def fill(file: Path, vaults: Mapping[str, int]) -> None:
     with connection:
         for vault, rows in vaults.items():
             connection.executemany(
-                f"INSERT INTO subject_usage VALUES (?, ?, ?, ?, {places})",  # noqa: S608, places are question marks
+                f"INSERT INTO subject_usage VALUES (?, ?, ?, ?, {places}, 0)",  # noqa: S608, places are question marks
                 ((vault, *_subject(number), day, *used) for number in range(rows // DAYS) for day in days),
             )
             connection.executemany(

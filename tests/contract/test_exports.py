@@ -57,6 +57,7 @@ COLUMNS = {
         "revision": "the etag, which is of this server",
         "title_calls": "how often this server asked for a title",
     },
+    "subject_usage": {"imported": "whether this server has imported it"},
     "turns": {
         "lease_expire_time": "of turns that run",
         "owner": "of turns that run",
@@ -64,6 +65,7 @@ COLUMNS = {
         "reserved_cost_usd_nanos": "of turns that run",
         "reserved_tokens": "of turns that run",
     },
+    "usage": {"imported": "whether this server has imported it"},
     "vaults": {
         "attachment_count": "follows from what is stored",
         "create_time": "of the vault on this server",

@@ -9,6 +9,7 @@ from metamorphd.models.attachment import Upload
 from metamorphd.models.content import ImageBlock, TextBlock
 from metamorphd.models.generation import Tool
 from metamorphd.models.session import SessionChanges
+from metamorphd.models.turn import StopDetails, StopReason, TurnError, TurnStatus
 from metamorphd.store.attachments import CHUNK_BYTES
 from metamorphd.store.database import Database, Transaction
 from metamorphd.store.messages import delete_message
@@ -25,6 +26,8 @@ SELECT
     (SELECT COALESCE(SUM(octet_length(content)), 0) FROM messages WHERE vault_id = :vault_id)
     + (SELECT COALESCE(SUM(size), 0) FROM attachments WHERE vault_id = :vault_id)
     + (SELECT COALESCE(SUM(octet_length(options)), 0) FROM turns WHERE vault_id = :vault_id AND options <> '{}')
+    + (SELECT COALESCE(SUM(octet_length(error)), 0) + COALESCE(SUM(octet_length(stop_details)), 0)
+       FROM turns WHERE vault_id = :vault_id)
     + (SELECT COALESCE(SUM(octet_length(title) + octet_length(system_prompt) + octet_length(metadata)), 0)
        FROM sessions WHERE vault_id = :vault_id) AS stored_bytes
 """
@@ -67,6 +70,21 @@ async def test_tools_that_are_kept_from_turn_to_turn_are_counted_with_each(datab
     full = await counted(database) + 500
     with pytest.raises(StorageQuotaExceeded):
         await new_turn(database, session.session_id, terms=replace(TERMS, storage_limit=full))
+    await database.write(delete_session, ACME, session_id=session.session_id, etag="", now=CLOCK.now())
+    while await erase_next(database):
+        pass
+    assert await counted(database) == 0
+
+
+async def test_why_turns_ended_is_counted_until_they_are_erased(database: Database) -> None:
+    session = await new_session(database)
+    for end in (
+        {"status": TurnStatus.FAILED, "error": TurnError("INTERNAL", "x" * 1000)},
+        {"stop_reason": StopReason.REFUSAL, "stop_details": StopDetails("", "ü" * 500)},
+    ):
+        before = await counted(database)
+        await finish(database, await new_turn(database, session.session_id), **end)
+        assert await counted(database) > before + 1000
     await database.write(delete_session, ACME, session_id=session.session_id, etag="", now=CLOCK.now())
     while await erase_next(database):
         pass

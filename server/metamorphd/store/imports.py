@@ -214,7 +214,7 @@ async def _store_usage(tx: Transaction, record: Mapping[str, Any], import_id: st
             return False
     elif known.import_id != import_id or known.used >= MOST_USED:
         return False
-    await tx.run(COUNT_USAGE, session_id=record["session_id"], **_used(record))
+    await tx.run(COUNT_USAGE, session_id=record["session_id"], imported=True, **_used(record))
     await tx.run(COUNT_DAILY_USAGE, **_used(record))
     if known is None:
         await tx.run(MARK_DAY, import_id=import_id, **place)
@@ -231,7 +231,7 @@ async def _store_subject_usage(tx: Transaction, record: Mapping[str, Any], impor
     row = await tx.one(GET_USED_BY, **subject, **place)
     if row is not None and row.used >= MOST_USED:
         return False
-    await tx.run(COUNT_SUBJECT_USAGE, **subject, **_used(record))
+    await tx.run(COUNT_SUBJECT_USAGE, **subject, imported=True, **_used(record))
     return True
 
 

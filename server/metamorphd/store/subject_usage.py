@@ -10,9 +10,9 @@ from metamorphd.store.subject_budgets import budgets_of_labels
 
 COUNT_SUBJECT_USAGE = """
 INSERT INTO subject_usage (vault_id, kind, subject, day, model, input_tokens, output_tokens, cache_read_tokens,
-    cache_write_tokens, cost_usd_nanos, estimated, turns)
+    cache_write_tokens, cost_usd_nanos, estimated, turns, imported)
 VALUES (:vault_id, :kind, :subject, :day, :model, :input_tokens, :output_tokens, :cache_read_tokens,
-    :cache_write_tokens, :cost_usd_nanos, :estimated, :turns)
+    :cache_write_tokens, :cost_usd_nanos, :estimated, :turns, :imported)
 ON CONFLICT (vault_id, kind, subject, day, model) DO UPDATE SET
     input_tokens = subject_usage.input_tokens + excluded.input_tokens,
     output_tokens = subject_usage.output_tokens + excluded.output_tokens,
@@ -47,7 +47,7 @@ async def count_subject_usage(
     Labels without a budget that are new on a day that has MOST_LABELS_A_DAY are counted together, as OTHER_LABELS, each
     turn once.
     """
-    counted = {"day": day, "model": model, "turns": turns, **asdict(usage)}
+    counted = {"day": day, "model": model, "turns": turns, "imported": False, **asdict(usage)}
     await tx.run(COUNT_SUBJECT_USAGE, kind=SubjectKind.USER, subject=user_id, **counted)
     for subject in await _counted_labels(tx, label_names(labels), day=day, model=model):
         await tx.run(COUNT_SUBJECT_USAGE, kind=SubjectKind.LABEL, subject=subject, **counted)

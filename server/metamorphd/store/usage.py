@@ -11,9 +11,9 @@ from metamorphd.store.subject_usage import count_subject_usage
 
 COUNT_USAGE = """
 INSERT INTO usage (vault_id, day, session_id, model, input_tokens, output_tokens, cache_read_tokens,
-    cache_write_tokens, cost_usd_nanos, estimated, turns)
+    cache_write_tokens, cost_usd_nanos, estimated, turns, imported)
 VALUES (:vault_id, :day, :session_id, :model, :input_tokens, :output_tokens, :cache_read_tokens,
-    :cache_write_tokens, :cost_usd_nanos, :estimated, :turns)
+    :cache_write_tokens, :cost_usd_nanos, :estimated, :turns, :imported)
 ON CONFLICT (vault_id, day, session_id, model) DO UPDATE SET
     input_tokens = usage.input_tokens + excluded.input_tokens,
     output_tokens = usage.output_tokens + excluded.output_tokens,
@@ -53,7 +53,7 @@ async def count_usage(tx: Transaction, *, turn: Turn, model: str, usage: Usage, 
     """Adds what a call for a turn has cost to the day of `now`. `turns` is 0 for what is counted beside the turn."""
     day = day_of(now).isoformat()
     counted = {"day": day, "model": model, "turns": turns, **asdict(usage)}
-    await tx.run(COUNT_USAGE, session_id=turn.session_id, **counted)
+    await tx.run(COUNT_USAGE, session_id=turn.session_id, imported=False, **counted)
     await tx.run(COUNT_DAILY_USAGE, **counted)
     await count_subject_usage(
         tx, day=day, model=model, user_id=turn.creator, labels=turn.labels, usage=usage, turns=turns

@@ -251,13 +251,14 @@ def seeded(messages: int) -> apsw.Connection:
             cache_write_tokens, cost_usd_nanos, turns)
         SELECT vault_id, '2026-01-01', session_id, 'm', 1, 1, 0, 0, 1, 1 FROM sessions""")
     run("INSERT INTO daily_usage SELECT DISTINCT vault_id, '2026-01-01', 'm', 1, 1, 0, 0, 1, 1, 0, NULL FROM sessions")
-    run(f"INSERT INTO usage VALUES ('acme', '{OTHER_DAY}', '{DEEP}', 'm', 1, 1, 0, 0, 1, 1, 0)")  # noqa: S608
+    run(f"INSERT INTO usage VALUES ('acme', '{OTHER_DAY}', '{DEEP}', 'm', 1, 1, 0, 0, 1, 1, 0, 0)")  # noqa: S608
     run(f"INSERT INTO daily_usage VALUES ('acme', '{OTHER_DAY}', 'm', 1, 1, 0, 0, 1, 1, 0, NULL)")  # noqa: S608
     for kind in SubjectKind.USER, SubjectKind.LABEL:
         run(f"""
             INSERT INTO subject_usage SELECT vault_id, '{kind}', 'n=' || substr(session_id, 5), '2026-01-01', 'm', 1, 1,
-                0, 0, 1, 1, 0 FROM sessions""")  # noqa: S608
-        run(f"INSERT INTO subject_usage VALUES ('acme', '{kind}', 'n=1', '{OTHER_DAY}', 'm', 1, 1, 0, 0, 1, 1, 0)")  # noqa: S608
+                0, 0, 1, 1, 0, 0 FROM sessions""")  # noqa: S608
+        own = f"'acme', '{kind}', 'n=1', '{OTHER_DAY}', 'm'"
+        run(f"INSERT INTO subject_usage VALUES ({own}, 1, 1, 0, 0, 1, 1, 0, 0)")  # noqa: S608
     # Of a tenth of the sessions, what housekeeping has to do with.
     some = "FROM sessions WHERE session_id LIKE 'ses_%0'"
     run(f"""

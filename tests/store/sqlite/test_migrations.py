@@ -302,3 +302,34 @@ def test_stored_bytes_are_counted_from_the_migration_on_and_by_every_change(conn
         counted, summed = stored(connection)
         assert counted == summed
     assert stored(connection) == (9, 9)
+
+
+def test_what_imports_store_is_counted_from_the_migration_on_and_by_every_change(connection: apsw.Connection) -> None:
+    connection.execute("PRAGMA foreign_keys = ON")
+    migrate(connection, last=36)
+    insert(connection, "vaults")
+    insert(connection, "sessions", session_id="ses_1")
+    insert(connection, "imports")
+    before, _ = stored(connection)
+    insert(connection, "turns", turn_id="t1", session_id="ses_1", options="{}", error="ü", stop_details="{}")
+    insert(connection, "turns", turn_id="t2", session_id="ses_1", options="{}", error=None, stop_details=None)
+    insert(connection, "staged_records", number=1, record="{...}")
+    insert(connection, "usage", session_id="ses_1", model="m")
+    migrate(connection, first=37, last=37)
+    for change, added in (
+        ("SELECT 1", 2 + 2 + 5),
+        ("UPDATE turns SET error = 'why', status = 'FAILED' WHERE turn_id = 't2'", 3),
+        ("UPDATE turns SET error = error, model = 'm'", 0),
+        ("DELETE FROM turns WHERE turn_id = 't1'", -4),
+        ("DELETE FROM staged_records", -5),
+        ("INSERT INTO usage SELECT 'acme', '', 'ses_é', 'm', 0, 0, 0, 0, 0, 0, 0, 1", 100 + 6 + 1),
+        ("INSERT INTO subject_usage SELECT 'acme', 'user', 'bob', '', 'm', 0, 0, 0, 0, 0, 0, 0, 1", 100 + 3 + 1),
+        ("INSERT INTO subject_usage SELECT 'acme', 'user', 'eve', '', 'm', 0, 0, 0, 0, 0, 0, 0, 0", 0),
+        ("DELETE FROM usage", -107),
+        ("DELETE FROM subject_usage", -104),
+        ("DELETE FROM sessions", -3),
+    ):
+        connection.execute(change).fetchall()
+        counted, _ = stored(connection)
+        assert (change, counted - before) == (change, added)
+        before = counted
