@@ -13,6 +13,8 @@ from metamorph_client.chat.v1.session_pb2 import Session
 from metamorph_client.vault.v1.usage_pb2 import USAGE_GROUPING_MODEL, UsageRow
 from metamorph_client.vault.v1.vault_service_pb2 import GetUsageRequest
 from metamorphd.chat import titles
+from metamorphd.errors import StoreBusy
+from metamorphd.store.session_titles import set_title
 from structlog.testing import CapturingLogger
 
 from tests.support.caller import Caller
@@ -49,6 +51,27 @@ async def test_a_session_without_a_title_gets_one_at_the_cost_of_its_vault(alice
     await alice.send(session.session_id, "And another?")
     await asyncio.sleep(0.3)
     assert len(api.requests) == 3
+
+
+async def test_a_title_that_the_store_is_too_busy_for_is_stored_and_counted_later(
+    alice: Caller, api: FakeMessagesApi, running: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await alice.create_session()
+    api.script.extend([Reply(("Owls and herons.",)), TITLE])
+    database, refusals = running.server._database, list[Any]()
+    write = database.write
+
+    async def write_later(called: Any, *arguments: Any, **named: Any) -> Any:
+        if called is set_title and len(refusals) < 2:
+            refusals.append(called)
+            raise StoreBusy(retry_delay=1.0)
+        return await write(called, *arguments, **named)
+
+    monkeypatch.setattr(database, "write", write_later)
+    await alice.send(session.session_id, "Name two birds")
+    assert await titled(alice, session.session_id) == "Two birds"
+    assert used(TITLE_MODEL, await by_model(alice)).input_tokens == 100
+    assert len(refusals) == 2
 
 
 async def test_a_title_set_by_a_user_is_kept(alice: Caller, api: FakeMessagesApi) -> None:

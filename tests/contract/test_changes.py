@@ -47,7 +47,7 @@ SILENT_ACROSS_VAULTS = {
     "rewrap_data_keys": "the same data keys, wrapped by another key",
     "renew_leases": "which server runs a turn",
 }
-WRITERS = {"write", "_durably", "change"}
+WRITERS = {"write", "change"}
 CHANGES_ROWS = re.compile(r"\s*(WITH\b.*?\))?\s*(INSERT|UPDATE|DELETE)\b", re.DOTALL)
 
 

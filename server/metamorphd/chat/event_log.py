@@ -1,28 +1,24 @@
 """The commit stage of a turn: events go from the generation to the store, then to subscribers."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
 
 import structlog
 
 from metamorphd.chat.generation import Outcome, interrupted
+from metamorphd.chat.insistence import Insistent
 from metamorphd.chat.live_turn import LiveTurn
 from metamorphd.chat.turn_metrics import TurnMetrics
 from metamorphd.clock import Clock
-from metamorphd.errors import DomainError, TurnNotFound
+from metamorphd.errors import TurnNotFound
 from metamorphd.models.caller import Scope
 from metamorphd.models.content import ThinkingBlock
 from metamorphd.models.turn import MiddleEvent, Turn, TurnEvent, TurnFinished
 from metamorphd.models.usage import Usage
-from metamorphd.store.database import Database, Operation, P
+from metamorphd.store.database import Database
 from metamorphd.store.turns.events import append_events
 from metamorphd.store.turns.finish import finish_turn
 from metamorphd.store.usage import count_deleted_usage
 
-T = TypeVar("T")
-
-LONGEST_BACKOFF = 5.0
 NOTHING_CLOSED: Mapping[int, ThinkingBlock] = {}
 
 logger = structlog.get_logger(__name__)
@@ -32,7 +28,7 @@ class EventLog:
     """Commits the events of turns, then publishes them."""
 
     def __init__(self, *, database: Database, clock: Clock, metrics: TurnMetrics) -> None:
-        self._database = database
+        self._insistent = Insistent(database)
         self._clock = clock
         self._metrics = metrics
 
@@ -49,7 +45,7 @@ class EventLog:
                 events = generation.take(live.turn.turn_id, first_sequence=live.last_sequence + 1)
                 if generation.outcome is not None:
                     break
-                await self._durably(append_events, scope, events=events)
+                await self._insistent.write(append_events, scope, events=events)
                 self._publish(live, events)
                 generation.shown()
             finished = await self.finish(
@@ -69,7 +65,9 @@ class EventLog:
             generation.stop(interrupted())
             now = self._clock.now()
             usage = generation.usage
-            if await self._durably(count_deleted_usage, scope, turn=live.turn, life=live.life, usage=usage, now=now):
+            if await self._insistent.write(
+                count_deleted_usage, scope, turn=live.turn, life=live.life, usage=usage, now=now
+            ):
                 self._metrics.used(live.turn.model, usage)
             return None
         finally:
@@ -94,7 +92,7 @@ class EventLog:
     ) -> TurnFinished:
         """Ends a turn with its last events. Raises TurnNotFound if it has already ended."""
         now = self._clock.now()
-        finished = await self._durably(
+        finished = await self._insistent.write(
             finish_turn,
             scope,
             turn=turn,
@@ -124,20 +122,3 @@ class EventLog:
             **scope.span.ids,
         )
         return finished
-
-    async def _durably(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Writes what must not be lost. Retries until the write succeeds. Raises TurnNotFound."""
-        delay = 0.1
-        while True:
-            try:
-                return await self._database.write(operation, scope, *args, **kwargs)
-            except TurnNotFound:
-                raise
-            except Exception as exc:
-                # The trace is logged only for errors that the store does not expect.
-                unknown = None if isinstance(exc, DomainError) else exc
-                logger.warning(
-                    "turn waits for the store", vaultId=scope.vault_id, error=type(exc).__name__, exc_info=unknown
-                )
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, LONGEST_BACKOFF)

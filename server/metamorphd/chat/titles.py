@@ -6,6 +6,7 @@ from contextlib import aclosing
 import structlog
 
 from metamorphd.catalog import Catalog
+from metamorphd.chat.insistence import Insistent
 from metamorphd.chat.live_turn import LiveTurn
 from metamorphd.chat.meter import Meter, Tariff
 from metamorphd.chat.reply_size import ReplySize
@@ -55,6 +56,7 @@ class Titles:
         title_model: str,
     ) -> None:
         self._database = database
+        self._insistent = Insistent(database)
         self._model = model
         self._catalog = catalog
         self._tariff = Tariff(catalog=catalog, charges=model.charges)
@@ -122,7 +124,7 @@ class Titles:
             title = _title(text) if stop_reason in COMPLETE else ""
             # The provider charges for failed calls too.
             usage = meter.usage
-            await self._database.write(
+            await self._insistent.write(
                 set_title,
                 scope,
                 turn=live.turn,

@@ -16,7 +16,8 @@ class OperationKind(StrEnum):
     EXPORT_VAULT = "export_vault"
 
 
-# They find by themselves what is left to do, after a restart too. The others are lost with their server.
+# They find by themselves what is left to do, after a restart too. The others are lost with their server,
+# but for an import that is decided.
 RESUMABLE = frozenset({OperationKind.ROTATE_DATA_KEYS, OperationKind.ERASE_VAULT})
 
 
