@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +103,12 @@ def compiled(project: Path) -> Path:
     return compiled_for_node(project)
 
 
-async def output(program: Path, *options: str, **variables: str) -> str:
+async def output(program: Path, *arguments: str, options: Sequence[str] = (), **variables: str) -> str:
     process = await asyncio.create_subprocess_exec(
         "node",
         *options,
         str(program),
+        *arguments,
         cwd=program.parent,
         env={**os.environ, **variables},
         stdout=asyncio.subprocess.PIPE,
@@ -184,7 +186,9 @@ async def test_a_browser_has_the_messages_and_is_told_what_to_do_about_the_clien
     project: Path, *, bundling: bool
 ) -> None:
     program = project / "browser.mjs"
-    printed = await (output(bundled_for_browsers(program)) if bundling else output(program, "--conditions=browser"))
+    printed = await (
+        output(bundled_for_browsers(program)) if bundling else output(program, options=["--conditions=browser"])
+    )
     said, found = printed.splitlines()
     assert re.search("runs in Node.*a service of yours.*server-sent events", said)
     count = run("node", "--eval", 'console.log(Object.keys(require("metamorph-client")).length)', cwd=project)
@@ -195,6 +199,43 @@ async def test_a_stream_that_is_left_is_cancelled_at_the_server(project: Path) -
     cancelled = "8"  # RFC 9113, section 7.
     printed = (await output(project / "leaving.mjs")).splitlines()
     assert printed == [cancelled, cancelled, cancelled, f"true {cancelled}"]
+
+
+async def replies(project: Path, program: str) -> list[str]:
+    return (await output(project / "replies.mjs", program)).splitlines()
+
+
+async def test_a_reply_ends_soon_after_its_last_event_even_if_its_stream_does_not(project: Path) -> None:
+    assert await replies(project, "end") == ["24 0 true"]
+
+
+async def test_the_final_answer_takes_nothing_of_a_loop_beside_it(project: Path) -> None:
+    assert await replies(project, "beside") == ["10 true 2", "2 undefined", "2 0"]
+
+
+async def test_a_reply_that_is_over_listens_to_no_signal(project: Path) -> None:
+    assert await replies(project, "listeners") == ["the issuer is asleep", "0"]
+
+
+async def test_a_function_that_returns_no_token_is_asked_again_while_a_reply_is_resumed(project: Path) -> None:
+    asleep = "the issuer is asleep"
+    lost = f"UNAVAILABLE no token: {asleep} RangeError"
+    assert await replies(project, "tokens") == [
+        f"RangeError: {asleep} 0",
+        f"2 {lost} {lost}",
+        f"RangeError: {asleep} true",
+    ]
+
+
+async def test_what_is_wrong_is_said_where_it_is_used(project: Path) -> None:
+    said = "TypeError: a stream of bytes is uploaded, and a piece of it is of type {}, not Uint8Array"
+    assert (await output(project / "arguments.mjs")).splitlines() == [
+        "UNAVAILABLE",
+        "CANCELLED",
+        "true",
+        *(said.format(kind) for kind in ("string", "number", "object", "object")),
+        "false true UNKNOWN",
+    ]
 
 
 async def test_large_messages_are_sent_beside_other_calls(project: Path, running: Serving) -> None:

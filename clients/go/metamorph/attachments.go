@@ -21,7 +21,8 @@ const chunkBytes = 256 * 1024
 var errLeft = errors.New("left")
 
 // Upload stores an image or a document. Lost connections are survived if the source is an io.Seeker too, as a
-// bytes.Reader or a file: others cannot be read twice.
+// bytes.Reader or a file: others cannot be read twice. When the context ends, Upload returns, even if a Read of the
+// source does not: the source is in use until that has returned.
 func (client *Client) Upload(ctx context.Context, source io.Reader, mediaType string) (*chatv1.Attachment, error) {
 	patience := client.patience()
 	seeker, repeatable := source.(io.Seeker)
@@ -68,17 +69,15 @@ func (client *Client) uploadOnce(
 	header := &chatv1.UploadHeader{MediaType: mediaType}
 	err = stream.Send(&chatv1.UploadAttachmentRequest{Part: &chatv1.UploadAttachmentRequest_Header{Header: header}})
 	for err == nil {
-		// A new one each time: gRPC keeps what it may have to repeat.
-		chunk := make([]byte, chunkBytes)
-		size, end := io.ReadFull(source, chunk)
-		if end != nil && end != io.EOF && end != io.ErrUnexpectedEOF {
-			return nil, fmt.Errorf("metamorph: the source cannot be read: %w", end)
+		chunk, failed := client.readChunk(ctx, source)
+		if failed != nil && failed != io.EOF {
+			return nil, failed
 		}
-		if size > 0 {
-			part := &chatv1.UploadAttachmentRequest_Chunk{Chunk: chunk[:size]}
+		if len(chunk) > 0 {
+			part := &chatv1.UploadAttachmentRequest_Chunk{Chunk: chunk}
 			err = stream.Send(&chatv1.UploadAttachmentRequest{Part: part})
 		}
-		if end != nil {
+		if failed == io.EOF {
 			break
 		}
 	}
@@ -88,6 +87,34 @@ func (client *Client) uploadOnce(
 	// After io.EOF it returns why the server has ended the call.
 	response, err := stream.CloseAndRecv()
 	return response.GetAttachment(), err
+}
+
+// readChunk returns the next bytes of a source, and io.EOF with the last ones. It returns when the context ends or the
+// client is closed, even if the source does not.
+func (client *Client) readChunk(ctx context.Context, source io.Reader) ([]byte, error) {
+	// A new one each time: gRPC keeps what it may have to repeat.
+	chunk := make([]byte, chunkBytes)
+	var size int
+	var failed error
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		size, failed = io.ReadFull(source, chunk)
+	}()
+	select {
+	case <-read:
+	case <-ctx.Done():
+		return nil, contextError(ctx)
+	case <-client.calls.closed:
+		return nil, closedError()
+	}
+	switch failed {
+	case nil, io.EOF:
+		return chunk[:size], failed
+	case io.ErrUnexpectedEOF:
+		return chunk[:size], io.EOF
+	}
+	return nil, fmt.Errorf("metamorph: the source cannot be read: %w", failed)
 }
 
 // Download yields the bytes of an attachment in chunks. Lost connections are survived. It calls nothing before the loop

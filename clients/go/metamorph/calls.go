@@ -38,7 +38,7 @@ func (caller caller) identify(ctx context.Context) (identified context.Context, 
 			return nil, false, contextError(ctx)
 		}
 		if err != nil {
-			return nil, false, fmt.Errorf("metamorph: no token: %w", err)
+			return nil, false, &tokenError{err}
 		}
 	}
 	if err := sendable("token", token); err != nil {
@@ -51,6 +51,19 @@ func (caller caller) identify(ctx context.Context) (identified context.Context, 
 		ctx = metadata.AppendToOutgoingContext(ctx, "x-vault-id", caller.vault)
 	}
 	return ctx, caller.source != nil, nil
+}
+
+// tokenError says that a token source has failed.
+type tokenError struct {
+	err error
+}
+
+func (failed *tokenError) Error() string {
+	return "metamorph: no token: " + failed.err.Error()
+}
+
+func (failed *tokenError) Unwrap() error {
+	return failed.err
 }
 
 // sendable returns an error for what no token or vault has, and gRPC may not be able to send as metadata.

@@ -51,6 +51,49 @@ func TestTheErrorOfATokenSourceIsReturnedAndNothingIsSent(t *testing.T) {
 	}
 }
 
+func TestATokenSourceThatFailsWhileAReplyIsResumedIsAskedAgain(t *testing.T) {
+	server, retried := serve(t, []int32{1, 2}, []int32{3, 4, 5}), &retries{}
+	asleep, asked := errors.New("the issuer is asleep"), 0
+	client := dial(t, server.target, metamorph.WithOnRetry(retried.add),
+		metamorph.WithTokenSource(func(context.Context) (string, error) {
+			asked++
+			if asked == 2 || asked == 3 {
+				return "", asleep
+			}
+			return "token", nil
+		}))
+	if seen := sequences(t, client.Send(t.Context(), "ses_1", metamorph.Text("Hello"))); len(seen) != 5 {
+		t.Fatal(seen)
+	}
+	// That the stream has ended too early, and two times the source.
+	found := retried.all()
+	if len(found) != 3 || found[1].Code != codes.Unavailable || !strings.Contains(found[1].Message, asleep.Error()) {
+		t.Fatal(found)
+	}
+}
+
+func TestATokenSourceThatFailsOnIsReportedInTheEnd(t *testing.T) {
+	server, asleep, asked := serve(t, []int32{1, 2}), errors.New("the issuer is asleep"), 0
+	client := dial(t, server.target, metamorph.WithGiveUpAfter(200*time.Millisecond),
+		metamorph.WithTokenSource(func(context.Context) (string, error) {
+			if asked++; asked > 1 {
+				return "", asleep
+			}
+			return "token", nil
+		}))
+	reply, err := client.Start(t.Context(), "ses_1", metamorph.Text("Hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It is resumed by what goes on after a loop that was left, too.
+	for range reply.Events() {
+		break
+	}
+	if _, err := reply.Final(t.Context()); !errors.Is(err, asleep) || asked < 3 {
+		t.Fatal(err, asked)
+	}
+}
+
 func TestATokenThatCannotBeSentIsRefusedAtOnce(t *testing.T) {
 	if _, err := metamorph.Dial("localhost:50051", metamorph.WithToken("line\nfeed")); !namesToken(err) {
 		t.Fatal(err)

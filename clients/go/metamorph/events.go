@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"sync"
 	"time"
 
 	chatv1 "metamorph.internal/go/metamorph/chat/v1"
@@ -27,23 +28,65 @@ type turnEvents struct {
 	turnID   string
 	sequence int32
 	finished *chatv1.TurnFinished
-	// Whether there is no further event.
-	over bool
+	// An event that is there already, and whether no further one will be received.
+	first *chatv1.TurnEvent
+	over  bool
 
 	// The current stream, if there is one, its context, and whether it has had an event.
 	receive receiver
 	attempt context.Context
 	cancel  context.CancelFunc
 	begun   bool
+
+	// What another goroutine than the reader needs to end the stream: cancel, written by the reader alone, and what ends
+	// the reading. Without a reading, it has receive too.
+	lock sync.Mutex
+	stop context.CancelCauseFunc
+}
+
+// errReplyClosed ends a reading whose reply was closed beside it.
+var errReplyClosed = errors.New("the reply was closed")
+
+// reading begins a reading, which goes on as long as the context that it returns.
+func (events *turnEvents) reading(ctx context.Context) (reading context.Context, end func()) {
+	events.lock.Lock()
+	defer events.lock.Unlock()
+	reading, stop := context.WithCancelCause(ctx)
+	events.stop = stop
+	return reading, func() {
+		events.lock.Lock()
+		defer events.lock.Unlock()
+		events.stop = nil
+		stop(nil)
+	}
+}
+
+// leave ends the stream and the reading, if there is one. Any goroutine may call it.
+func (events *turnEvents) leave() {
+	events.lock.Lock()
+	defer events.lock.Unlock()
+	if events.stop != nil {
+		events.stop(errReplyClosed)
+	} else {
+		events.receive = nil
+	}
+	if events.cancel != nil {
+		events.cancel()
+	}
 }
 
 // all yields the remaining events. Leaving the loop ends the stream, and another loop goes on after it.
 func (events *turnEvents) all() iter.Seq2[*chatv1.TurnEvent, error] {
 	return func(yield func(*chatv1.TurnEvent, error) bool) {
+		ctx, end := events.reading(context.Background())
+		defer end()
 		defer events.close()
 		for {
-			event, err := events.next(context.Background())
-			if err == io.EOF || !yield(event, err) || err != nil {
+			event, err := events.next(ctx)
+			if err == io.EOF || err != nil && context.Cause(ctx) == errReplyClosed {
+				return
+			}
+			if !yield(event, err) || err != nil {
 				return
 			}
 		}
@@ -55,6 +98,7 @@ func (events *turnEvents) accepted() error {
 	for {
 		err := events.open(context.Background())
 		if err == nil {
+			events.patience.progress()
 			return nil
 		}
 		if err := events.again(context.Background(), err); err != nil {
@@ -65,7 +109,15 @@ func (events *turnEvents) accepted() error {
 
 // next returns the next event, or io.EOF after the last one.
 func (events *turnEvents) next(ctx context.Context) (*chatv1.TurnEvent, error) {
+	if first := events.first; first != nil {
+		events.first = nil
+		return first, nil
+	}
 	for !events.over {
+		if ctx.Err() != nil {
+			events.close()
+			return nil, contextError(ctx)
+		}
 		event, err := events.attemptNext(ctx)
 		if err == nil {
 			return event, nil
@@ -130,7 +182,10 @@ func (events *turnEvents) attemptNext(ctx context.Context) (*chatv1.TurnEvent, e
 
 // open opens a stream. One that follows a turn is accepted then.
 func (events *turnEvents) open(ctx context.Context) (err error) {
-	events.attempt, events.cancel = context.WithCancel(events.ctx)
+	attempt, cancel := context.WithCancel(events.ctx)
+	events.lock.Lock()
+	events.attempt, events.cancel = attempt, cancel
+	events.lock.Unlock()
 	defer context.AfterFunc(ctx, events.cancel)()
 	events.begun = false
 	if events.start != nil && events.turnID == "" {

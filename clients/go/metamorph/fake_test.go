@@ -2,6 +2,7 @@ package metamorph_test
 
 import (
 	"context"
+	"io"
 	"net"
 	"runtime"
 	"slices"
@@ -27,17 +28,19 @@ import (
 // to hang, and fails with a reason if it is to.
 type server struct {
 	chatv1.UnimplementedChatServiceServer
-	target  string
-	turn    chatv1.TurnStatus
-	reason  string
-	accepts bool
-	hangs   bool
+	target   string
+	turn     chatv1.TurnStatus
+	finished *chatv1.TurnFinished
+	reason   string
+	accepts  bool
+	hangs    bool
 
 	lock    sync.Mutex
 	scripts [][]int32
 	calls   []string
 	tokens  []string
 	vaults  []string
+	content []*chatv1.ContentBlock
 }
 
 // serve starts a server, which ends with the test.
@@ -47,11 +50,13 @@ func serve(t *testing.T, scripts ...[]int32) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := &server{target: listener.Addr().String(), turn: chatv1.TurnStatus_TURN_STATUS_RUNNING, scripts: scripts}
-	running := grpc.NewServer(grpc.MaxHeaderListSize(16 << 10))
-	chatv1.RegisterChatServiceServer(running, found)
-	go running.Serve(listener)
-	t.Cleanup(running.Stop)
+	const running = chatv1.TurnStatus_TURN_STATUS_RUNNING
+	target, finished := listener.Addr().String(), &chatv1.TurnFinished{}
+	found := &server{target: target, turn: running, finished: finished, scripts: scripts}
+	serving := grpc.NewServer(grpc.MaxHeaderListSize(16 << 10))
+	chatv1.RegisterChatServiceServer(serving, found)
+	go serving.Serve(listener)
+	t.Cleanup(serving.Stop)
 	return found
 }
 
@@ -83,9 +88,28 @@ func (server *server) SendMessage(
 	request *chatv1.SendMessageRequest, stream grpc.ServerStreamingServer[chatv1.SendMessageResponse],
 ) error {
 	server.called(stream.Context(), "SendMessage")
+	server.lock.Lock()
+	server.content = request.Content
+	server.lock.Unlock()
 	return server.play(stream.Context(), func(event *chatv1.TurnEvent) error {
 		return stream.Send(&chatv1.SendMessageResponse{Event: event})
 	})
+}
+
+func (server *server) UploadAttachment(
+	stream grpc.ClientStreamingServer[chatv1.UploadAttachmentRequest, chatv1.UploadAttachmentResponse],
+) error {
+	var size int32
+	for {
+		request, err := stream.Recv()
+		if err == io.EOF {
+			return stream.SendAndClose(&chatv1.UploadAttachmentResponse{Attachment: &chatv1.Attachment{SizeBytes: size}})
+		}
+		if err != nil {
+			return err
+		}
+		size += int32(len(request.GetChunk()))
+	}
 }
 
 func (server *server) StreamTurn(
@@ -117,7 +141,7 @@ func (server *server) made() []string {
 
 func (server *server) play(ctx context.Context, send func(*chatv1.TurnEvent) error) error {
 	server.lock.Lock()
-	script := server.scripts[0]
+	script, hangs := server.scripts[0], server.hangs
 	if len(server.scripts) > 1 {
 		server.scripts = server.scripts[1:]
 	}
@@ -125,13 +149,13 @@ func (server *server) play(ctx context.Context, send func(*chatv1.TurnEvent) err
 	for _, sequence := range script {
 		event := &chatv1.TurnEvent{TurnId: "turn_1", Sequence: sequence}
 		if sequence == 5 {
-			event.Event = &chatv1.TurnEvent_TurnFinished{TurnFinished: &chatv1.TurnFinished{}}
+			event.Event = &chatv1.TurnEvent_TurnFinished{TurnFinished: server.finished}
 		}
 		if err := send(event); err != nil {
 			return err
 		}
 	}
-	if server.hangs {
+	if hangs {
 		<-ctx.Done()
 		return status.FromContextError(ctx.Err()).Err()
 	}
@@ -163,4 +187,29 @@ func goroutinesEnd(t *testing.T, before int) {
 	}
 	stacks := make([]byte, 1<<20)
 	t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
+}
+
+// answers replaces the scripts of the streams to come, which do not hang any more.
+func (server *server) answers(scripts ...[]int32) {
+	server.lock.Lock()
+	defer server.lock.Unlock()
+	server.scripts, server.hangs = scripts, false
+}
+
+// retries are the errors that a client has reported before new attempts.
+type retries struct {
+	lock   sync.Mutex
+	errors []*metamorph.Error
+}
+
+func (retries *retries) add(failed *metamorph.Error) {
+	retries.lock.Lock()
+	defer retries.lock.Unlock()
+	retries.errors = append(retries.errors, failed)
+}
+
+func (retries *retries) all() []*metamorph.Error {
+	retries.lock.Lock()
+	defer retries.lock.Unlock()
+	return slices.Clone(retries.errors)
 }

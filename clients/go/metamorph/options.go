@@ -31,8 +31,9 @@ func WithToken(token string) Option {
 
 // WithTokenSource identifies the caller by the token that source returns, which is asked for one at every call, and at
 // each attempt to resume a stream: so it can return a fresh one. An empty token is not sent. An error of source is
-// returned by the call, wrapped, and the call is not repeated. The source may be called by several goroutines at once. Its
-// context is that of the call, with its deadline: return when it ends.
+// returned by the call, wrapped, and the call is not repeated; a stream that is resumed asks again, as after a lost
+// connection. The source may be called by several goroutines at once. Its context is that of the call, with its
+// deadline: return when it ends.
 func WithTokenSource(source func(ctx context.Context) (string, error)) Option {
 	return func(chosen *settings) { chosen.caller.token, chosen.caller.source = "", source }
 }

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
 
@@ -21,6 +22,8 @@ type patience struct {
 	closed       <-chan struct{}
 	attempts     int
 	failingSince time.Time
+	// Whether there was an attempt that had a token: the next one resumes it.
+	resumes bool
 }
 
 func (client *Client) patience() *patience {
@@ -29,7 +32,7 @@ func (client *Client) patience() *patience {
 
 // progress starts anew, because something has arrived.
 func (patience *patience) progress() {
-	patience.attempts, patience.failingSince = 0, time.Time{}
+	patience.attempts, patience.failingSince, patience.resumes = 0, time.Time{}, true
 }
 
 // wait waits before the next attempt. It returns the error if no attempt can help, or the next one would come too
@@ -38,8 +41,9 @@ func (patience *patience) wait(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return contextError(ctx)
 	}
-	var failed *Error
-	if !errors.As(err, &failed) || !failed.Resumable() {
+	failed := patience.lost(err)
+	patience.resumes = true
+	if failed == nil {
 		return err
 	}
 	if patience.failingSince.IsZero() {
@@ -64,6 +68,19 @@ func (patience *patience) wait(ctx context.Context, err error) error {
 	case <-patience.closed:
 		return closedError()
 	}
+}
+
+// lost returns the error of an attempt that another one may make good, or nil.
+func (patience *patience) lost(err error) *Error {
+	var failed *Error
+	var noToken *tokenError
+	switch {
+	case patience.resumes && errors.As(err, &noToken):
+		return &Error{Code: codes.Unavailable, Message: noToken.Error()}
+	case errors.As(err, &failed) && failed.Resumable():
+		return failed
+	}
+	return nil
 }
 
 // backoffAfter returns an exponential delay with full jitter (AWS Architecture Blog, 2015).

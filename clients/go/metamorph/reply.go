@@ -5,10 +5,13 @@ import (
 	"io"
 	"iter"
 
+	"google.golang.org/grpc/codes"
+
 	chatv1 "metamorph.internal/go/metamorph/chat/v1"
 )
 
-// Reply is the reply of a turn that has started, or the rest of one that is followed. One goroutine may use it at a time, except for Cancel.
+// Reply is the reply of a turn that has started, or the rest of one that is followed. One goroutine may use it at a
+// time, except for Cancel and Close, which any may call.
 //
 // Its events arrive each once, and in order: what one method has returned, or a loop has had, no other one gets. Use it
 // up to its end, or call Close, or cancel the context that it was started with: until then its stream is open.
@@ -18,7 +21,6 @@ type Reply struct {
 
 	client *Client
 	events *turnEvents
-	first  *chatv1.TurnEvent
 }
 
 // begin returns a reply once its turn is stored, which its first event says.
@@ -28,22 +30,14 @@ func (client *Client) begin(events *turnEvents) (*Reply, error) {
 		events.close()
 		return nil, err
 	}
-	return &Reply{TurnID: first.GetTurnId(), client: client, events: events, first: first}, nil
+	events.first = first
+	return &Reply{TurnID: first.GetTurnId(), client: client, events: events}, nil
 }
 
 // Events yields the events, to the end of the turn. After an error, there is none. Leaving the loop ends the stream
 // only: the turn goes on, and another loop goes on after the last event.
 func (reply *Reply) Events() iter.Seq2[*chatv1.TurnEvent, error] {
-	return func(yield func(*chatv1.TurnEvent, error) bool) {
-		if first := reply.first; first != nil {
-			reply.first = nil
-			if !yield(first, nil) {
-				reply.events.close()
-				return
-			}
-		}
-		reply.events.all()(yield)
-	}
+	return reply.events.all()
 }
 
 // Text yields the text as it arrives, and otherwise what Events does.
@@ -60,14 +54,18 @@ func (reply *Reply) Text() iter.Seq2[string, error] {
 // Final returns how the turn has ended, with the stored message, once it has. It may be called more than once, and
 // after a loop. A turn that has failed is no error: its status says so.
 //
-// The context ends the wait. That of Start does too.
+// The context ends the wait. That of Start does too, and Close.
 func (reply *Reply) Final(ctx context.Context) (*chatv1.TurnFinished, error) {
-	reply.first = nil
+	ctx, end := reply.events.reading(ctx)
+	defer end()
+	reply.events.first = nil
 	for reply.events.finished == nil {
 		_, err := reply.events.next(ctx)
 		if err == io.EOF && reply.events.finished == nil {
 			// It was followed from there.
 			reply.events.repeatLast()
+		} else if err != nil && context.Cause(ctx) == errReplyClosed {
+			return nil, &Error{Code: codes.Canceled, Message: errReplyClosed.Error(), lasts: true}
 		} else if err != nil {
 			return nil, err
 		}
@@ -80,7 +78,8 @@ func (reply *Reply) Cancel(ctx context.Context) (*chatv1.Turn, error) {
 	return reply.client.Cancel(ctx, reply.TurnID)
 }
 
-// Close ends the stream. The turn goes on.
+// Close ends the stream, and with it a loop that goes on in another goroutine, as if that had left it. The turn goes
+// on, and another loop goes on after the last event.
 func (reply *Reply) Close() {
-	reply.events.close()
+	reply.events.leave()
 }

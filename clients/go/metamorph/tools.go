@@ -23,7 +23,8 @@ type Tool struct {
 	Description string
 	// InputSchema is the JSON schema of the input, an object.
 	InputSchema string
-	// Run returns the result: text, or what is sent as JSON. Its error is sent to the model as that of the tool.
+	// Run returns the result: text, as a string or a []byte, or what is sent as JSON. Its error is sent to the model as
+	// that of the tool.
 	Run func(ctx context.Context, input json.RawMessage) (any, error)
 }
 
@@ -153,8 +154,11 @@ func run(ctx context.Context, tools []Tool, call *chatv1.ToolUseBlock) (text str
 		if err != nil {
 			return "", err
 		}
-		if text, ok := result.(string); ok {
-			return text, nil
+		switch result := result.(type) {
+		case string:
+			return result, nil
+		case []byte:
+			return string(result), nil
 		}
 		encoded, err := json.Marshal(result)
 		return string(encoded), err

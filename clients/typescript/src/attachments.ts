@@ -5,7 +5,7 @@ import type { Client } from "@connectrpc/connect";
 import { MetamorphError } from "./errors.js";
 import type { Attachment } from "./gen/metamorph/chat/v1/attachment_pb.js";
 import type { ChatService, UploadAttachmentRequestSchema } from "./gen/metamorph/chat/v1/chat_service_pb.js";
-import type { Patience } from "./replies.js";
+import type { Patience } from "./patience.js";
 
 /** What to upload: bytes, the path of a file, or a stream of bytes. */
 export type Source = Uint8Array | string | Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
@@ -45,7 +45,12 @@ export async function uploaded(
 
 async function* read<T>(source: Iterable<T> | AsyncIterable<T>, onFault: (error: unknown) => void): AsyncGenerator<T> {
   try {
-    yield* source;
+    for await (const piece of source) {
+      if (!(piece instanceof Uint8Array)) {
+        throw new TypeError(`a stream of bytes is uploaded, and a piece of it is of type ${typeof piece}, not Uint8Array`);
+      }
+      yield piece;
+    }
   } catch (error) {
     onFault(error);
     throw error;

@@ -45,7 +45,7 @@ export class Identity {
     const headers = new Headers(given);
     // Not one of each: the server refuses a vault beside a token.
     if (headers.has("authorization") || headers.has("x-vault-id")) return headers;
-    const token = textOf("token", await (typeof this.#token === "function" ? this.#token() : this.#token));
+    const token = textOf("token", await (typeof this.#token === "function" ? asked(this.#token) : this.#token));
     const vault = textOf("vault", this.#vault);
     if (token) headers.set("authorization", `Bearer ${token}`);
     if (vault) headers.set("x-vault-id", vault);
@@ -173,26 +173,35 @@ export class Calls implements Transport {
   }
 }
 
-/** Returns the stub of a service. Leaving the loop over the responses of a call ends it, as connect's own stubs do not. */
+/**
+ * Returns the stub of a service. A stream is called when its first response is asked for, and leaving the loop over them
+ * ends it, as connect's own stubs do not.
+ */
 export function stub<S extends DescService>(service: S, calls: Calls): Client<S> {
   const made = createClient(service, calls) as Record<string, unknown>;
   for (const { localName, methodKind } of service.methods) {
     if (methodKind !== "server_streaming") continue;
     const call = made[localName] as (request: unknown, options: CallOptions) => AsyncIterable<unknown>;
-    made[localName] = (request: unknown, options: CallOptions = {}) => {
-      const task = new Task(options.signal);
-      return leavable(call(request, { ...options, signal: task.signal }), task);
-    };
+    made[localName] = (request: unknown, options: CallOptions = {}) =>
+      leavable((signal) => call(request, { ...options, signal }), options.signal);
   }
   return made as Client<S>;
 }
 
-function leavable<T>(responses: AsyncIterable<T>, task: Task): AsyncIterable<T> {
-  const iterator = responses[Symbol.asyncIterator]();
+function leavable<T>(call: (signal: AbortSignal) => AsyncIterable<T>, given?: AbortSignal): AsyncIterable<T> {
+  let called: { task: Task; responses: AsyncIterator<T> } | undefined;
+  let left = false;
   const over = { done: true as const, value: undefined };
+  const begin = () => {
+    const task = new Task(given);
+    return { task, responses: call(task.signal)[Symbol.asyncIterator]() };
+  };
   const next = async () => {
+    if (left) return over;
+    // Not before: nobody would hear of an error.
+    const { task, responses } = (called ??= begin());
     try {
-      const result = await iterator.next();
+      const result = await responses.next();
       if (result.done) task.end();
       return result;
     } catch (error) {
@@ -200,7 +209,29 @@ function leavable<T>(responses: AsyncIterable<T>, task: Task): AsyncIterable<T> 
       throw error;
     }
   };
-  return { [Symbol.asyncIterator]: () => ({ next, return: async () => (task.end(), over) }) };
+  const leave = async () => {
+    left = true;
+    called?.task.end();
+    return over;
+  };
+  return { [Symbol.asyncIterator]: () => ({ next, return: leave }) };
+}
+
+// What functions that return the token have thrown.
+const tokenFailures = new WeakSet<object>();
+
+/** Whether an error is what a function has thrown that was to return a token. */
+export function isTokenFailure(error: unknown): boolean {
+  return typeof error === "object" && error !== null && tokenFailures.has(error);
+}
+
+async function asked(token: () => Awaitable<Text>): Promise<Text> {
+  try {
+    return await token();
+  } catch (error) {
+    if (typeof error === "object" && error !== null) tokenFailures.add(error);
+    throw error;
+  }
 }
 
 function attemptsOf({ parent, name }: DescMethod): number {

@@ -65,6 +65,10 @@ export interface NewSession {
   systemPrompt?: string | undefined;
   metadata?: Record<string, string> | undefined;
   labels?: Record<string, string> | undefined;
+  /** How many tokens of the vault's memories may be put to each message that is sent. None by default. */
+  recallTokens?: number | undefined;
+  /** Whether the model has the provider's memory tool, which the server runs. */
+  memoryTool?: boolean | undefined;
   requestId?: string | undefined;
 }
 

@@ -51,6 +51,8 @@ const TLS_FAULTS: readonly (readonly [RegExp, string])[] = [
   [/^ERR_SSL_/, "the server does not speak TLS, or another kind: leave out `tls` and grpcs:// if it speaks none"],
 ];
 const SHOWN_VIOLATIONS = 3;
+// The same in ESM and in CommonJS, each of which has a class of its own.
+const BRAND = Symbol.for("metamorph.error");
 // How the connection was lost has many names. gRPC has one.
 const LOST = new Set([Code.Canceled, Code.Aborted, Code.Unknown, Code.Internal]);
 
@@ -95,6 +97,11 @@ export class MetamorphError extends Error {
     this.resumable = details.resumable ?? waits;
   }
 
+  /** @internal */
+  get [BRAND](): boolean {
+    return true;
+  }
+
   /** Returns `REASON: message`, or `CODE: message` if there is no reason, and the first fields that are invalid. */
   override toString(): string {
     const shown = this.violations
@@ -106,11 +113,11 @@ export class MetamorphError extends Error {
   }
 
   /**
-   * Returns anything that was thrown as a MetamorphError, itself if it is one. What no call threw has the code UNKNOWN, or
+   * Returns anything that was thrown as a MetamorphError, itself if it is one, of ESM or CommonJS. What no call threw has the code UNKNOWN, or
    * CANCELLED if it says that a signal was aborted, and is not resumable.
    */
   static from(error: unknown): MetamorphError {
-    if (error instanceof MetamorphError) return error;
+    if (typeof error === "object" && error !== null && BRAND in error) return error as MetamorphError;
     if (error instanceof ConnectError) return ofStatus(error) ?? ofConnection(error);
     const aborted = error instanceof Error && error.name === "AbortError";
     const message = error instanceof Error ? error.message : String(error);

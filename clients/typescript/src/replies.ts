@@ -1,51 +1,18 @@
 import type { CallOptions, Client } from "@connectrpc/connect";
-import { incomplete, MetamorphError } from "./errors.js";
+import { incomplete } from "./errors.js";
 import type { ChatService } from "./gen/metamorph/chat/v1/chat_service_pb.js";
 import { type Turn, type TurnEvent, type TurnFinished, TurnStatus } from "./gen/metamorph/chat/v1/turn_pb.js";
-import { type Running, Task } from "./running.js";
+import type { Patience } from "./patience.js";
+import { Task } from "./running.js";
 
-const FIRST_BACKOFF_MS = 100;
-const LONGEST_BACKOFF_MS = 5_000;
+// The server ends a stream as soon as it has sent TurnFinished.
+const END_TIMEOUT_MS = 1_000;
 const OVER = { done: true as const, value: undefined };
-
-/** How long a client goes on trying: until so many milliseconds have passed without progress. */
-export class Patience {
-  readonly #giveUpAfterMs: number;
-  readonly #onRetry: (error: MetamorphError) => void;
-  readonly #running: Running;
-  #attempts = 0;
-  #failingSince: number | undefined;
-
-  constructor(giveUpAfterMs: number, onRetry: (error: MetamorphError) => void, running: Running) {
-    this.#giveUpAfterMs = giveUpAfterMs;
-    this.#onRetry = onRetry;
-    this.#running = running;
-  }
-
-  /** Starts anew, because something has arrived. */
-  progress(): void {
-    this.#attempts = 0;
-    this.#failingSince = undefined;
-  }
-
-  /** Resolves when it is time for the next attempt. Throws the error if none can help, or it would come too late. */
-  async wait(error: unknown, signal?: AbortSignal): Promise<void> {
-    if (!(error instanceof MetamorphError) || !error.resumable) throw error;
-    this.#failingSince ??= performance.now();
-    // Full jitter (AWS Architecture Blog, 2015).
-    const backoff = Math.random() * Math.min(FIRST_BACKOFF_MS * 2 ** this.#attempts, LONGEST_BACKOFF_MS);
-    const delay = error.retryDelay === undefined ? backoff : error.retryDelay * 1000;
-    if (performance.now() + delay - this.#failingSince > this.#giveUpAfterMs) throw error;
-    this.#onRetry(error);
-    await this.#running.pause(delay, signal);
-    this.#attempts++;
-  }
-}
 
 /** How a client streams turns. */
 export interface Streams {
   chat: Client<typeof ChatService>;
-  patience: () => Patience;
+  patience: (resumes?: boolean) => Patience;
 }
 
 /** What is to be streamed: a turn that a call starts, or the rest of one that there is. */
@@ -54,6 +21,8 @@ export interface Streamed {
   turnId?: string;
   afterSequence?: number;
   signal?: AbortSignal | undefined;
+  /** Whether some of it may have arrived already. */
+  resumes?: boolean;
   /** Called when the server has accepted a call, which may be long before its first event. */
   onAccepted?: () => void;
 }
@@ -61,11 +30,10 @@ export interface Streamed {
 /** Yields the events of a turn, each once and in order, to its end. Throws MetamorphError. */
 export async function* resuming(
   { chat, patience: begun }: Streams,
-  { start, signal, onAccepted, ...from }: Streamed,
+  { start, signal, resumes, onAccepted, ...from }: Streamed,
 ): AsyncGenerator<TurnEvent, void> {
-  const patience = begun();
+  const patience = begun(resumes);
   let { turnId = "", afterSequence: sequence = 0 } = from;
-  let finished = false;
   const aborted = signal ? { signal } : {};
   // An answer that is a refusal may have headers too, but not this one.
   const onHeader = (header: Headers) => header.has("x-request-id") && onAccepted?.();
@@ -86,17 +54,25 @@ export async function* resuming(
         first = false;
         if (event.sequence <= sequence) continue;
         ({ turnId, sequence } = event);
-        finished = last;
         patience.progress();
         yield event;
+        if (last) return await ended(stream);
       }
-      if (finished || (!start && (await isOver(chat, turnId, sequence, aborted)))) return;
+      if (!start && (await isOver(chat, turnId, sequence, aborted))) return;
       throw incomplete(`the stream ended after event ${sequence}, before TurnFinished`);
     } catch (error) {
-      if (finished) return;
       await patience.wait(error, signal);
     }
   }
+}
+
+// Resolves when a stream ends after the last event, however it does, or does not in time. To leave it any earlier would
+// make a call that has succeeded one that was cancelled.
+async function ended(stream: AsyncIterable<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, END_TIMEOUT_MS)));
+  await Promise.race([stream[Symbol.asyncIterator]().next(), late]).catch(() => {});
+  clearTimeout(timer);
 }
 
 // Whether a turn has no event after a sequence, and will have none. StreamTurn ends OK without an event then, and no
@@ -116,15 +92,27 @@ class Stream {
   constructor(streams: Streams, from: Streamed) {
     this.#task = new Task(from.signal);
     this.#events = resuming(streams, { ...from, signal: this.#task.signal });
-    this.first = this.#events.next();
+    this.first = this.#advance();
     // It fails for those who ask for it.
     this.first.catch(() => {});
   }
 
   next(): Promise<IteratorResult<TurnEvent, void>> {
-    if (this.#begun) return this.#events.next();
+    if (this.#begun) return this.#advance();
     this.#begun = true;
     return this.first;
+  }
+
+  async #advance(): Promise<IteratorResult<TurnEvent, void>> {
+    let goesOn = false;
+    try {
+      const result = await this.#events.next();
+      goesOn = !result.done;
+      return result;
+    } finally {
+      // The caller's signal may outlive it.
+      if (!goesOn) this.#task.end();
+    }
   }
 
   leave(): void {
@@ -135,8 +123,8 @@ class Stream {
 /**
  * The reply of a turn. Iterate over it for its events, each of which arrives once, and in order.
  *
- * Leaving the loop ends the stream only: the turn goes on, and its reply is stored. Another loop, `text` and `final` go on
- * after the last event that arrived here. `cancel` stops the turn.
+ * Leaving the loop ends the stream only: the turn goes on, and its reply is stored. Another loop and `text` go on after the
+ * last event that arrived here, as `final` does. `cancel` stops the turn.
  */
 export class Reply implements AsyncIterable<TurnEvent> {
   readonly turnId: string;
@@ -145,6 +133,8 @@ export class Reply implements AsyncIterable<TurnEvent> {
   #stream: Stream | undefined;
   #sequence: number;
   #finished: TurnFinished | undefined;
+  // Each resolves when a loop does not go on.
+  readonly #loops = new Set<Promise<void>>();
 
   private constructor(streams: Streams, stream: Stream, { turnId = "", afterSequence = 0, signal }: Streamed) {
     this.turnId = turnId;
@@ -174,19 +164,41 @@ export class Reply implements AsyncIterable<TurnEvent> {
   }
 
   [Symbol.asyncIterator](): AsyncIterableIterator<TurnEvent> {
+    let end: (() => void) | undefined;
+    const ended = () => {
+      end?.();
+      end = undefined;
+    };
     return {
-      next: () => this.#next(),
-      return: async () => (this.#leave(), OVER),
+      next: async () => {
+        end ??= this.#loop();
+        try {
+          return await this.#next();
+        } finally {
+          if (this.#finished || !this.#stream) ended();
+        }
+      },
+      return: async () => (this.#leave(), ended(), OVER),
       [Symbol.asyncIterator]() {
         return this;
       },
     };
   }
 
+  // Begins a loop, and returns what ends it.
+  #loop(): () => void {
+    let resolve = () => {};
+    const ended = new Promise<void>((resolved) => (resolve = resolved));
+    this.#loops.add(ended);
+    return () => {
+      this.#loops.delete(ended);
+      resolve();
+    };
+  }
+
   async #next(): Promise<IteratorResult<TurnEvent, void>> {
     if (this.#finished && !this.#stream) return OVER;
-    const from = { turnId: this.turnId, afterSequence: this.#sequence, signal: this.#signal };
-    const stream = (this.#stream ??= new Stream(this.#streams, from));
+    const stream = (this.#stream ??= new Stream(this.#streams, this.#after(this.#sequence)));
     let result: IteratorResult<TurnEvent, void> = OVER;
     try {
       result = await stream.next();
@@ -208,6 +220,10 @@ export class Reply implements AsyncIterable<TurnEvent> {
     return result;
   }
 
+  #after(afterSequence: number): Streamed {
+    return { turnId: this.turnId, afterSequence, signal: this.#signal, resumes: true };
+  }
+
   #leave(): void {
     const stream = this.#stream;
     this.#stream = undefined;
@@ -219,13 +235,18 @@ export class Reply implements AsyncIterable<TurnEvent> {
   /**
    * Returns how the turn has ended, with the stored message, once it has. A turn that has failed is no error here: its
    * `status` says so. Throws MetamorphError.
+   *
+   * A loop that goes on beside it has all events: this waits until it has ended or is left, so await it after the loop or
+   * beside it, and not in its body.
    */
   async final(): Promise<TurnFinished> {
+    // Those that begin in the same tick come first.
+    do await Promise.all(this.#loops);
+    while (this.#loops.size);
     for await (const _ of this);
     if (!this.#finished) {
-      // It was followed from its last event, or is iterated over elsewhere too.
-      const from = { turnId: this.turnId, afterSequence: this.#sequence - 1, signal: this.#signal };
-      for await (const { event } of resuming(this.#streams, from)) {
+      // It was followed from its last event.
+      for await (const { event } of resuming(this.#streams, this.#after(this.#sequence - 1))) {
         if (event.case === "turnFinished") this.#finished = event.value;
       }
     }

@@ -3,7 +3,7 @@ import { createGrpcTransport } from "@connectrpc/connect-node";
 import { Calls, type Identity } from "./calls.js";
 import { connection, type TLS } from "./connection.js";
 import type { MetamorphError } from "./errors.js";
-import { Patience } from "./replies.js";
+import { Patience } from "./patience.js";
 import { Running } from "./running.js";
 
 /** How calls are made, whoever makes them. */
@@ -17,7 +17,7 @@ export interface Settings {
 
 /** What clients of one connection share. Throws TypeError for settings with which no call could be made. */
 export class Shared {
-  readonly patience: () => Patience;
+  readonly patience: (resumes?: boolean) => Patience;
   readonly calls: (identity: Identity) => Calls;
   readonly close: () => void;
 
@@ -25,7 +25,7 @@ export class Shared {
     const { sessionManager, baseUrl } = connection(target, tls);
     const wire: Transport = createGrpcTransport({ sessionManager, baseUrl });
     const running = new Running();
-    this.patience = () => new Patience(giveUpAfterMs, onRetry, running);
+    this.patience = (resumes) => new Patience(giveUpAfterMs, onRetry, running, resumes);
     this.calls = (identity) => new Calls(wire, identity, timeoutMs, running);
     this.close = () => {
       running.close();
