@@ -76,7 +76,7 @@ func (patience *patience) lost(err error) *Error {
 	var noToken *tokenError
 	switch {
 	case patience.resumes && errors.As(err, &noToken):
-		return &Error{Code: codes.Unavailable, Message: noToken.Error()}
+		return &Error{Code: codes.Unavailable, Message: "no token: " + noToken.err.Error()}
 	case errors.As(err, &failed) && failed.Resumable():
 		return failed
 	}

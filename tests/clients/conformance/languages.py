@@ -54,17 +54,7 @@ LANGUAGES: dict[str, Callable[[], Command]] = {
     "typescript": _typescript,
 }
 
-# Cases that a language's types make impossible, or that it has to learn yet, with the reason.
+# Cases that a language's types make impossible, with the reason.
 SKIPPED: dict[tuple[str, str], str] = {
-    **{
-        (language, case): "it comes with the client's next change"
-        for language in ("go", "typescript")
-        for case in (
-            "a_stream_that_stays_open_after_the_end_is_left",
-            "a_token_function_that_fails_is_asked_again_while_a_reply_is_resumed",
-            "a_token_function_that_fails_at_first_is_an_error_at_once",
-            "a_token_function_that_goes_on_failing_ends_a_reply_with_its_own_error",
-        )
-    },
     ("go", "a_token_that_is_not_text_is_refused_before_anything_is_sent"): "a token is a string, says the type",
 }

@@ -150,8 +150,11 @@ const DO = {
 
 function tokenOf(described) {
   if (typeof described !== "object") return described;
-  const { kind, values, seconds } = described;
-  const ask = () => values[Math.min(++tokens, values.length) - 1];
+  const { kind, values, seconds, fails_from: first = Infinity, fails_to: last = Infinity } = described;
+  const ask = () => {
+    if (++tokens >= first && tokens <= last) throw new RangeError("the issuer is down");
+    return values[Math.min(tokens, values.length) - 1];
+  };
   if (kind === "slow") return () => setTimeout(seconds * 1000, ask());
   return kind === "async" ? async () => ask() : ask;
 }

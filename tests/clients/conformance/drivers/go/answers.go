@@ -66,8 +66,8 @@ func eventFields(event *chatv1.TurnEvent) fields {
 func described(err error) fields {
 	var failed *metamorph.Error
 	if !errors.As(err, &failed) {
-		// What the client refuses itself, or a token source has returned.
-		if !strings.HasPrefix(err.Error(), "metamorph: ") {
+		// What a token source has returned, or the client refuses itself.
+		if errors.Is(err, errIssuer) || !strings.HasPrefix(err.Error(), "metamorph: ") {
 			return fields{"type": fmt.Sprintf("other: %T", err), "message": err.Error()}
 		}
 		return fields{"type": "usage", "message": err.Error()}

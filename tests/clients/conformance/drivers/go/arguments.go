@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"time"
 
@@ -60,10 +61,15 @@ func text(described json.RawMessage) (text string, ok bool) {
 	return text, err == nil
 }
 
+// errIssuer is what a source of tokens fails with.
+var errIssuer = errors.New("the issuer is down")
+
 func (seen *seen) source(described json.RawMessage) func(context.Context) (string, error) {
 	var function struct {
-		Values  []string `json:"values"`
-		Seconds float64  `json:"seconds"`
+		Values    []string `json:"values"`
+		Seconds   float64  `json:"seconds"`
+		FailsFrom int      `json:"fails_from"`
+		FailsTo   int      `json:"fails_to"`
 	}
 	exitIf(json.Unmarshal(described, &function))
 	return func(ctx context.Context) (string, error) {
@@ -72,6 +78,10 @@ func (seen *seen) source(described json.RawMessage) func(context.Context) (strin
 		case <-time.After(seconds(function.Seconds)):
 		case <-ctx.Done():
 			return "", ctx.Err()
+		}
+		fails := function.FailsFrom > 0 && seen.tokens >= function.FailsFrom
+		if fails && (function.FailsTo == 0 || seen.tokens <= function.FailsTo) {
+			return "", errIssuer
 		}
 		return function.Values[min(seen.tokens, len(function.Values))-1], nil
 	}
