@@ -58,6 +58,18 @@ async def test_a_program_ends_though_a_stream_is_open(running: Serving) -> None:
     assert await output_of(program, running) == "1\n"
 
 
+async def test_a_program_ends_though_a_token_function_blocks(running: Serving) -> None:
+    program = """
+        import time
+        with SyncMetamorphClient(target, token=lambda: time.sleep(60), timeout=0.2) as other:
+            try:
+                other.start(session.session_id, "Hello")
+            except Exception as exc:
+                print(exc.code.name)
+    """
+    assert await output_of(program, running) == "DEADLINE_EXCEEDED\n"
+
+
 async def test_streams_that_are_garbage_are_collected_on_any_thread(running: Serving) -> None:
     class Job:
         """Is in a cycle with its list, so that only the collector ends that."""

@@ -50,6 +50,17 @@ async def test_stubs_take_and_return_streams(running: Serving) -> None:
     await asyncio.to_thread(work)
 
 
+async def test_stubs_say_what_they_do_not_have(running: Serving) -> None:
+    def work() -> None:
+        with SyncMetamorphClient(running.target, token=mint()) as client:
+            with pytest.raises(NotImplementedError, match="with_call is not in SyncMetamorphClient"):
+                client.vault.WhoAmI.with_call(WhoAmIRequest())
+            with pytest.raises(NotImplementedError, match="call the method itself"):
+                client.chat.UploadAttachment.future(iter(upload_requests(FILES["image/png"])))
+
+    await asyncio.to_thread(work)
+
+
 async def test_closing_ends_the_thread_and_what_other_threads_wait_for(tmp_path: Path) -> None:
     waiting = threading.Event()
 

@@ -30,6 +30,8 @@ OPTIONS: list[tuple[str, Any]] = [
 _TARGET = re.compile(
     r"(?P<scheme>grpcs?://)?(?P<address>(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]):(?P<port>[0-9]{1,5}))"
 )
+# Where no proxy of the environment (http_proxy, https_proxy) is asked.
+_LOOPBACK = re.compile(r"(?:localhost|127(?:\.[0-9]+){3}|\[::1\]):.*", re.IGNORECASE)
 _PEM = b"-----BEGIN "
 # Those that have opened a channel: this one, or the one that this was forked from.
 _processes: set[int] = set()
@@ -75,9 +77,10 @@ def open_channel(target: str, tls: bool | TLS) -> grpc.aio.Channel:
     secure = tls or found["scheme"] == "grpcs://"
     credentials = _credentials(tls if isinstance(tls, TLS) else TLS()) if secure else None
     _processes.add(os.getpid())
+    options = [*OPTIONS, ("grpc.enable_http_proxy", 0)] if _LOOPBACK.fullmatch(found["address"]) else OPTIONS
     if credentials is None:
-        return grpc.aio.insecure_channel(found["address"], options=OPTIONS)
-    return grpc.aio.secure_channel(found["address"], credentials, options=OPTIONS)
+        return grpc.aio.insecure_channel(found["address"], options=options)
+    return grpc.aio.secure_channel(found["address"], credentials, options=options)
 
 
 def _credentials(tls: TLS) -> grpc.ChannelCredentials:

@@ -109,10 +109,20 @@ class MetamorphClient(Lists):
         system_prompt: str = "",
         metadata: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
+        recall_tokens: int = 0,
+        memory_tool: bool = False,
         request_id: str = "",
     ) -> Session:
         """Creates a session. Raises MetamorphError."""
-        session = Session(title=title, model=model, system_prompt=system_prompt, metadata=metadata, labels=labels)
+        session = Session(
+            title=title,
+            model=model,
+            system_prompt=system_prompt,
+            metadata=metadata,
+            labels=labels,
+            recall_tokens=recall_tokens,
+            memory_tool=memory_tool,
+        )
         request = CreateSessionRequest(session=session, request_id=request_id or str(uuid.uuid4()))
         return (await self.chat.CreateSession(request)).session
 

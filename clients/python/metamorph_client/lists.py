@@ -104,11 +104,9 @@ async def each(method: Callable[[Any], Any], request: ProtoMessage) -> AsyncGene
     asked.CopyFrom(request)
     while True:
         page = await method(asked)
-        # The only list in it (AIP-158).
-        for field, values in page.ListFields():
-            if field.is_repeated:
-                for value in values:
-                    yield value
+        # Its first list (AIP-158). GetUsage has another one beside the pages.
+        for value in getattr(page, next(field.name for field in page.DESCRIPTOR.fields if field.is_repeated)):
+            yield value
         if not page.next_page_token:
             return
         asked.page_token = page.next_page_token

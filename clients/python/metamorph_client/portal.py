@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
+from metamorph_client.daemons import Daemons
 from metamorph_client.errors import MetamorphError
 from metamorph_client.replies import READER
 
@@ -32,7 +33,7 @@ class Portal:
         # A function of the caller's must not wait for one that waits for it: tools and pages may call the client, whose
         # calls ask for tokens. So the former have as many threads as they use, and the latter have others.
         self._workers = _threads(MANY)
-        self.token_workers = _threads(FEW)
+        self.token_workers = Daemons(FEW)
         self._loop.set_default_executor(self._workers)
         # A daemon, so that a program which forgets to close its client ends even so.
         self._thread = threading.Thread(target=self._loop.run_forever, name="metamorph-client", daemon=True)
@@ -96,7 +97,7 @@ class Portal:
             self._loop.close()
             # Nor is a function of the caller's waited for, which may be the one that closes this.
             self._workers.shutdown(wait=False, cancel_futures=True)
-            self.token_workers.shutdown(wait=False, cancel_futures=True)
+            self.token_workers.shutdown()
 
     def _check(self) -> None:
         if self.closed:

@@ -50,6 +50,11 @@ class Reply:
         """How the turn has ended, if that was read."""
         return self._events.finished
 
+    @property
+    def revision(self) -> int:
+        """The vault's revision, or a later one, once the last event with one was stored, or 0 if none has arrived."""
+        return self._events.revision
+
     async def __aiter__(self) -> AsyncGenerator[TurnEvent]:
         # A generator of its own, which Python closes when its loop is left.
         loop = _Loop(self._events.closings)

@@ -91,6 +91,7 @@ class Resuming:
         self._begun: TurnEvent | None = None
         self._over = False
         self.finished: TurnFinished | None = None
+        self.revision = 0
 
     async def begin(self) -> None:
         """Returns once the turn is stored, or is found if it is followed. Raises what refuses it."""
@@ -117,6 +118,7 @@ class Resuming:
             # The turn was followed from that event.
             before = Resuming(self._chat, self._patience, turn_id=self.turn_id, after_sequence=self._sequence - 1)
             self.finished = await before.last()
+            self.revision = before.revision
         return self.finished
 
     async def aclose(self) -> None:
@@ -196,6 +198,7 @@ class Resuming:
             is_next, first = _is_next(event, self._sequence, first=first), False
             if is_next:
                 self.turn_id, self._sequence = event.turn_id, event.sequence
+                self.revision = max(self.revision, response.revision)
                 if event.HasField("turn_finished"):
                     self.finished = event.turn_finished
                 self._patience.progress()

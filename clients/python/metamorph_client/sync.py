@@ -38,6 +38,11 @@ class SyncReply:
         self._reply = reply
         self._portal = portal
 
+    @property
+    def revision(self) -> int:
+        """The vault's revision, or a later one, once the last event with one was stored, or 0 if none has arrived."""
+        return self._reply.revision
+
     def __iter__(self) -> Iterator[TurnEvent]:
         return self._portal.iterate(aiter(self._reply))
 

@@ -1,12 +1,14 @@
 """The stubs of the client without asyncio: each call waits on the portal's event loop."""
 
 from collections.abc import AsyncGenerator, Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 
 from metamorph_client.iterating import every
 from metamorph_client.portal import Portal
+
+_INSTEAD = "call the method itself, on a thread if it is not to be waited for, or use MetamorphClient"
 
 
 class WaitingChannel:
@@ -16,30 +18,30 @@ class WaitingChannel:
         self._channel = channel
         self._portal = portal
 
-    def unary_unary(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+    def unary_unary(self, *args: Any, **kwargs: Any) -> "Method":
         return self._response(self._channel.unary_unary(*args, **kwargs))
 
-    def unary_stream(self, *args: Any, **kwargs: Any) -> Callable[..., "Responses"]:
+    def unary_stream(self, *args: Any, **kwargs: Any) -> "Method":
         return self._responses(self._channel.unary_stream(*args, **kwargs))
 
-    def stream_unary(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+    def stream_unary(self, *args: Any, **kwargs: Any) -> "Method":
         start = self._response(self._channel.stream_unary(*args, **kwargs))
-        return lambda requests, **options: start(every(requests), **options)
+        return Method(lambda requests, **options: start(every(requests), **options))
 
-    def stream_stream(self, *args: Any, **kwargs: Any) -> Callable[..., "Responses"]:
+    def stream_stream(self, *args: Any, **kwargs: Any) -> "Method":
         start = self._responses(self._channel.stream_stream(*args, **kwargs))
-        return lambda requests, **options: start(every(requests), **options)
+        return Method(lambda requests, **options: start(every(requests), **options))
 
-    def _response(self, start: Callable[..., Any]) -> Callable[..., Any]:
+    def _response(self, start: Callable[..., Any]) -> "Method":
         def call(request: Any, **options: Any) -> Any:
             async def made() -> Any:
                 return await start(request, **options)
 
             return self._portal.run(made())
 
-        return call
+        return Method(call)
 
-    def _responses(self, start: Callable[..., Any]) -> Callable[..., "Responses"]:
+    def _responses(self, start: Callable[..., Any]) -> "Method":
         def call(request: Any, **options: Any) -> Responses:
             async def made() -> AsyncGenerator[Any]:
                 started = start(request, **options)
@@ -51,7 +53,25 @@ class WaitingChannel:
 
             return Responses(made(), self._portal)
 
-        return call
+        return Method(call)
+
+
+class Method:
+    """A method of a stub. It can be called, and not what else its type in gRPC promises."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, request: Any, **options: Any) -> Any:
+        return self._call(request, **options)
+
+    def with_call(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises NotImplementedError."""
+        raise NotImplementedError(f"with_call is not in SyncMetamorphClient: {_INSTEAD}")
+
+    def future(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises NotImplementedError."""
+        raise NotImplementedError(f"future is not in SyncMetamorphClient: {_INSTEAD}")
 
 
 class Responses:
