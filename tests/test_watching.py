@@ -12,9 +12,10 @@ from metamorphd.models.caller import Scope
 from metamorphd.models.change import ChangedResource, ChangeFilter, ChangeVerb
 from metamorphd.store.changes import append_change, list_changes
 from metamorphd.store.database import Database, Transaction
+from metamorphd.store.vaults import create_vault
 from metamorphd.watching import PAGE_CHANGES, STEP_WATCHERS, Watching
 
-from tests.support.rows import ACME, EVIL
+from tests.support.rows import ACME, CLOCK, EVIL
 
 SECONDS = 20
 SESSIONS = ChangeFilter(resources=frozenset({ChangedResource.SESSION}))
@@ -240,8 +241,9 @@ async def test_a_mark_is_of_its_revision_whichever_response_has_it(database: Dat
         return watcher.mark
 
     assert await bookmark() == ""
-    marks = {}
-    for revision in range(1, PAGE_CHANGES + 5):
+    await database.write(create_vault, ACME, hash_key=CLOCK.new_key(), now=1)
+    marks = {1: await bookmark()}
+    for revision in range(2, PAGE_CHANGES + 5):
         await add(database)
         marks[revision] = await bookmark()
     assert len(set(marks.values())) == PAGE_CHANGES + 4
@@ -256,8 +258,9 @@ async def test_a_mark_is_of_its_revision_whichever_response_has_it(database: Dat
 
 
 async def test_a_mark_of_another_history_is_refused(database: Database, watching: Watching) -> None:
-    await add(database, 3)
-    await add(database, 3, scope=EVIL)
+    for scope in (ACME, EVIL):
+        await database.write(create_vault, scope, hash_key=CLOCK.new_key(), now=1)
+        await add(database, 2, scope=scope)
     watcher, other = Watcher(watching), Watcher(watching, scope=EVIL)
     await watcher.next()
     await other.next()

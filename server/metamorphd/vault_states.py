@@ -30,6 +30,11 @@ class VaultStates:
             )
         }
 
+    @property
+    def deleted(self) -> list[str]:
+        """The IDs of the vaults that are deleted and not released."""
+        return [vault_id for vault_id, status in self._not_active.items() if status.state is VaultState.DELETED]
+
     async def load(self) -> None:
         """Reads what is stored, and calls the listeners."""
         stored = await self._database.read_system(load_vault_states, server_scope())

@@ -62,11 +62,18 @@ class Leaving:
         operation = self._operations.new(scope, OperationKind.ERASE_VAULT)
         key, places = self._clock.new_key(), self._ledger.places
         await self._states.change(delete_vault, scope, operation=operation, hash_key=key, places=places, now=now)
-        await self._ledger.file()
-        await self._exports.forget(scope.vault_id)
-        self._imports.forget(scope.vault_id)
-        await self._engine.cancel_turns(scope)
+        try:
+            await self._ledger.file()
+        finally:
+            # A file that cannot be written now is tried again by the housekeeping, but the vault is deleted.
+            await self._end(scope)
         self._backups.copy_ledger()
         backups, expire_time = await self._backups.last_expiry(since=now if vault is None else vault.create_time)
         logger.info("a vault was deleted", vaultId=scope.vault_id, operation_id=operation.operation_id)
         return Deletion(await self._operations.get(scope, operation.operation_id), now, backups, expire_time)
+
+    async def _end(self, scope: Scope) -> None:
+        """Stops what goes on in a vault that is deleted, and deletes its files."""
+        self._imports.forget(scope.vault_id)
+        await self._exports.forget(scope.vault_id)
+        await self._engine.cancel_turns(scope)

@@ -29,6 +29,7 @@ ON CONFLICT (vault_id, revision) DO NOTHING
 """
 GET_HEAD = "SELECT revision, mac FROM changes WHERE vault_id = :vault_id ORDER BY revision DESC LIMIT 1"
 GET_REVISION = "SELECT revision FROM changes WHERE vault_id = :vault_id ORDER BY revision DESC LIMIT 1"
+IS_DELETED = "SELECT vault_id FROM vault_states WHERE vault_id = :vault_id AND state = 'deleted'"
 GET_BOUNDS = """
 SELECT 1 + COALESCE((SELECT compacted_revision FROM log_beginnings WHERE vault_id = :vault_id), 0) AS oldest_revision,
     (SELECT COALESCE(MAX(revision), 0) FROM changes WHERE vault_id = :vault_id) AS newest_revision,
@@ -63,8 +64,13 @@ async def append_change(
     """Appends an entry to the vault's log, and returns the vault's new revision. The scope says who made it.
 
     Those who watch the vault learn of it once the operation is committed. `details` are for the audit only.
+
+    A vault that is deleted gets none but those of operators: they would outlive what is erased, with the names in them.
+    What has begun before ends without one. The deletion's own operation has begun to append by then.
     """
     scope, chain = tx.scope, tx.chain
+    if tx.head is None and not scope.operates and await tx.one(IS_DELETED) is not None:
+        return await get_revision(tx)
     head = await _get_head(tx) if tx.head is None else tx.head
     entry = Entry(
         vault_id=scope.vault_id,
@@ -145,10 +151,15 @@ async def list_changes(tx: Transaction, *, after_revision: int, limit: int) -> C
 
 
 def _mark(row: Row, key: bytes | None) -> str:
-    """Returns the mark of an entry. It reveals nothing of one that is not shown."""
+    """Returns the mark of an entry, which reveals nothing of one that is not shown; none while there is no vault.
+
+    Without its key, who has made the entry could be guessed.
+    """
+    if key is None:
+        return ""
     who = (row.actor, row.operator, row.call_id)
     entry = orjson.dumps((row.revision, row.change_time, *who, row.resource, row.resource_id, row.verb))
-    return hmac.digest(key or b"", b"metamorph mark\0" + entry, hashlib.sha256).hex()[:32]
+    return hmac.digest(key, b"metamorph mark\0" + entry, hashlib.sha256).hex()[:32]
 
 
 def _change(row: Row) -> Change:

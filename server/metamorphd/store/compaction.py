@@ -45,6 +45,12 @@ INSERT INTO log_beginnings (vault_id, compacted_revision, deleted_revision, dele
 VALUES (:vault_id, :compacted_revision, 0, :nothing, '', :nothing)
 ON CONFLICT (vault_id) DO UPDATE SET compacted_revision = excluded.compacted_revision
 """
+# Only what operators have done since is newer.
+FIND_DELETION = """
+SELECT revision FROM changes WHERE vault_id = :vault_id AND resource = 'vault' AND verb = 'deleted'
+ORDER BY revision DESC
+LIMIT 1
+"""
 GET_MAC = "SELECT mac FROM changes WHERE vault_id = :vault_id AND revision = :revision"
 DELETE_ENTRIES = "DELETE FROM changes WHERE vault_id = :vault_id AND revision > :after AND revision <= :last"
 CUT_LOG = """
@@ -92,16 +98,39 @@ async def delete_entries(tx: Transaction, *, before: int, limit: int) -> bool:
     Those that watchers are still shown stay. What the first entry that is kept follows is stored, sealed. Returns
     whether there may be more to delete.
     """
-    row = await tx.one(GET_BEGINNING)
-    beginning = _Beginning() if row is None else _Beginning(row.compacted_revision, row.deleted_revision)
+    beginning = await _beginning(tx)
     last = min(await _last_before(tx, after=beginning.deleted, before=before, limit=limit), beginning.compacted)
     if last <= beginning.deleted:
         return False
+    return await _cut(tx, after=beginning.deleted, last=last) == limit
+
+
+async def erase_entries(tx: Transaction, *, limit: int) -> bool:
+    """Hides and deletes at most `limit` of the oldest entries of a deleted vault, up to its deletion, which stays.
+
+    Whatever their times are: those of calls are a little out of order. Returns whether there may be more to delete.
+    """
+    deletion, beginning = await tx.one(FIND_DELETION), await _beginning(tx)
+    last = min(beginning.deleted + limit, 0 if deletion is None else deletion.revision - 1)
+    if last <= beginning.deleted:
+        return False
+    if last > beginning.compacted:
+        await tx.run(COMPACT_CHANGES, compacted_revision=last, nothing=b"")
+    return await _cut(tx, after=beginning.deleted, last=last) == limit
+
+
+async def _beginning(tx: Transaction) -> _Beginning:
+    row = await tx.one(GET_BEGINNING)
+    return _Beginning() if row is None else _Beginning(row.compacted_revision, row.deleted_revision)
+
+
+async def _cut(tx: Transaction, *, after: int, last: int) -> int:
+    """Deletes the entries after a revision up to another one, and returns how many there were."""
     newest = await tx.one(GET_MAC, revision=last)
     cut = Head(last, b"" if newest is None else newest.mac)
-    deleted = await tx.run(DELETE_ENTRIES, after=beginning.deleted, last=last)
+    deleted = await tx.run(DELETE_ENTRIES, after=after, last=last)
     await tx.run(CUT_LOG, last=last, mac=cut.mac, key_id=tx.chain.key_id, seal=tx.chain.seal(tx.scope.vault_id, cut))
-    return deleted == limit
+    return deleted
 
 
 async def _last_before(tx: Transaction, *, after: int, before: int, limit: int) -> int:

@@ -7,6 +7,7 @@ import orjson
 
 from metamorphd.models.change import ChangedResource, ChangeVerb
 from metamorphd.models.imports import Imported, ImportState
+from metamorphd.models.vault import VaultState
 from metamorphd.store.attachments import append_attachment_change
 from metamorphd.store.changes import append_change
 from metamorphd.store.database import Row, SystemTransaction, Transaction, concludes, grows
@@ -17,6 +18,7 @@ from metamorphd.store.operations import add_counts, complete_operation
 from metamorphd.store.sessions import CREATE_PAIR, append_session_change
 from metamorphd.store.subject_usage import COUNT_SUBJECT_USAGE
 from metamorphd.store.usage import COUNT_DAILY_USAGE, COUNT_USAGE
+from metamorphd.store.vault_states import get_vault_status
 from metamorphd.store.vaults import create_vault
 
 CREATE_IMPORT = """
@@ -128,10 +130,13 @@ async def end_import_step(tx: Transaction, *, now: int) -> Imported | None:
     """Reveals or erases the next records of the vault's import. Returns None if none were left.
 
     Of those that were revealed it counts the kinds of which only now is known what the vault has already, also in the
-    result of the import's operation. That has succeeded when none are left.
+    result of the import's operation. That has succeeded when none are left. What is left of the import of a vault that
+    is deleted is erased with the vault.
     """
     found = await tx.one(GET_STATE)
     if found is None or found.state == ImportState.STAGING:
+        return None
+    if (await get_vault_status(tx)).state is VaultState.DELETED:
         return None
     rows = _of_one_step(await tx.all(LIST_STAGED, limit=STEP_RECORDS))
     imported = Imported()

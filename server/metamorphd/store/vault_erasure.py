@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from metamorphd.models.operation import OperationKind
 from metamorphd.models.vault import VaultState
-from metamorphd.store.compaction import compact_changes, delete_entries
+from metamorphd.store.compaction import erase_entries
 from metamorphd.store.database import Row, SystemTransaction, Transaction
 from metamorphd.store.vault_states import get_vault_status
 
@@ -192,18 +192,8 @@ async def _erase_some(tx: Transaction, operation_id: str) -> bool:
         or await tx.run(ERASE_SUBJECT_USAGE, limit=STEP_ROWS)
         or await tx.run(ERASE_OWN_BUDGETS)
         or await tx.run(ERASE_OPERATIONS, operation_id=operation_id)
-        or await _erase_log(tx)
-    )
-
-
-async def _erase_log(tx: Transaction) -> bool:
-    """Deletes entries that are older than the deletion, which stays. Returns whether there may be more.
-
-    What verifies the log finds that the server has deleted them.
-    """
-    before = (await get_vault_status(tx)).change_time or 0
-    return await compact_changes(tx, before=before, limit=STEP_ROWS) or await delete_entries(
-        tx, before=before, limit=STEP_ROWS
+        # What verifies the log finds that the server has deleted them.
+        or await erase_entries(tx, limit=STEP_ROWS)
     )
 
 

@@ -180,9 +180,17 @@ class Exports:
             raise _invalid("offset", f"the export has {writing.written} bytes")
 
     async def work(self) -> None:
-        """Deletes the files that were kept for long enough, once nobody is reading them."""
+        """Deletes the files that were kept for long enough, once nobody is reading them, and those of deleted vaults.
+
+        A deletion does so itself, unless a crash cuts it short.
+        """
         kept = frozenset(self._readers)
         await self._threads.run(self._files.delete_older, self._oldest(), kept=kept)
+        for vault_id in await self._threads.run(self._files.having, self._states.deleted):
+            # Not those of a new life.
+            async with self._replacing.setdefault(vault_id, asyncio.Lock()):
+                if vault_id in self._states.deleted:
+                    await self._threads.run(self._files.delete_all, vault_id)
         for vault_id, writing in list(self._writings.items()):
             if writing.task is not None and writing.task.done() and not writing.path.exists():
                 del self._writings[vault_id]

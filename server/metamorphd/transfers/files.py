@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Container
+from collections.abc import Collection, Container
 from pathlib import Path
 
 from metamorphd.deletion import delete, open_shared
@@ -83,6 +83,13 @@ class ExportFiles:
         with contextlib.suppress(FileNotFoundError):
             for path in list(self._of(vault_id).iterdir()):
                 _delete(path)
+
+    def having(self, vault_ids: Collection[str]) -> list[str]:
+        """Returns the vaults among some that have files."""
+        with contextlib.suppress(FileNotFoundError):
+            if found := set(self.directory.iterdir()):
+                return [vault_id for vault_id in vault_ids if self._of(vault_id) in found]
+        return []
 
     def delete_older(self, before: float, *, kept: Container[str]) -> None:
         """Deletes files that were completed before a time, in seconds since the epoch, but those of `kept` exports."""

@@ -105,6 +105,7 @@ BOUNDED_OTHERWISE = {
     "GET_DATA_KEY": "the last row of a vault's data keys",
     "GET_REVISION": "the last row of a vault's log",
     "GET_BOUNDS": "the last row of a vault's log",
+    "FIND_DELETION": "what operators have done to a vault since it was deleted",
     "GET_HEAD": "the last row of a vault's log",
     "GET_OLDEST": "the first row of a vault's log",
     "GET_OLDEST_REVISION": "the first row of a vault's log",
