@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import time
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
 from metamorph_client.chat.v1 import chat_service_pb2 as pb
 from metamorph_client.chat.v1 import session_pb2, turn_pb2
 from metamorph_client.vault.v1 import usage_pb2
@@ -18,7 +20,7 @@ from tests.support.caller import Caller, calling, text_of
 from tests.support.fakes.messages_api import FakeMessagesApi, Received
 from tests.support.fakes.replies import Behaviour, Block, Refusal, Reply, thinking, tool_use
 from tests.support.fakes.rules import broken, sign
-from tests.support.memories import listed, page, searched
+from tests.support.memories import listed, page, searched, update
 from tests.support.processes import serving_process
 from tests.support.refusal import refused
 from tests.support.serving import Serving
@@ -214,6 +216,33 @@ async def test_a_path_is_of_a_file_or_of_a_directory_and_stays_valid(alice: Call
     assert [text.startswith("Error: ") for text in said] == [False, True, False, True, True]
     assert said[1] == said[3] == "Error: /memories/a is a file, not a directory"
     assert await listed(alice) == ["e", "a"]
+
+
+async def test_a_file_that_has_expired_is_not_there_and_its_path_is_free(alice: Caller, api: FakeMessagesApi) -> None:
+    await results(alice, api, *(create(f"/memories/old/{name}", name) for name in ("a", "b", "c")))
+    await results(alice, api, create("/memories/kept", "kept"), create("/memories/file", "file"))
+    soon = Timestamp()
+    soon.FromMicroseconds(time.time_ns() // 1000 + 2_000_000)
+    for memory in (await page(alice)).memories:
+        if memory.content not in ("kept", "file"):
+            await update(alice, memory.memory_id, expire_time=soon)
+    await asyncio.sleep(2.1)
+    said = await results(
+        alice,
+        api,
+        view(),
+        view("/memories/old/a"),
+        {"command": "insert", "path": "/memories/old/a", "insert_line": 0, "insert_text": "x"},
+        {"command": "delete", "path": "/memories/old"},
+        create("/memories/old/a/x", "below a file that was"),
+        create("/memories/old/b", "another"),
+        {"command": "rename", "old_path": "/memories/file", "new_path": "/memories/old/c"},
+    )
+    assert "old" not in said[0]
+    assert [text.startswith("Error: ") for text in said[1:]] == [True, True, True, False, False, False]
+    assert "does not exist" in said[1]
+    assert "does not exist" in said[2]
+    assert await listed(alice) == ["another", "below a file that was", "file", "kept"]
 
 
 async def test_the_vault_is_that_of_the_call(alice: Caller, mallory: Caller, api: FakeMessagesApi) -> None:

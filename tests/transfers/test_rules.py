@@ -62,6 +62,7 @@ BOUNDS: dict[str, tuple[str, str, Any, Any]] = {
         {f"k{number}": WIDE * 512 for number in range(16)},
         {f"k{number}": "" for number in range(17)},
     ),
+    "a path": ("memory", "path", "/memories/" + WIDE * 246, "/memories/" + "x" * 247),
     "a refusal": ("turn", "stop_details", refusal(4_096), refusal(4_097)),
     "the message of an error": ("turn", "error", error(message=4_096), error(message=4_097)),
     "the metadata of an error": ("turn", "error", error(pairs=16), error(pairs=17)),
@@ -111,10 +112,27 @@ def test_usage_of_labels_is_that_of_one_or_of_all_others(subject: str, wrong: st
 
 
 @pytest.mark.parametrize(
-    ("role", "blocks", "wrong"), [("USER", 65, None), ("USER", 66, "content"), ("ASSISTANT", 66, None)]
+    ("role", "blocks", "wrong"),
+    [
+        ("USER", [text("x")] * 65, None),
+        ("USER", [text("x")] * 66, "content"),
+        ("USER", [result(64)], None),
+        ("ASSISTANT", [text("x")] * 66, None),
+        ("ASSISTANT", [result(1)] * 66, None),
+        ("ASSISTANT", [result(2)], "content"),
+    ],
 )
-def test_a_user_sends_fewer_blocks_than_a_reply_may_have(role: str, blocks: int, wrong: str | None) -> None:
+def test_a_user_sends_fewer_blocks_than_a_reply_has_and_larger_results(
+    role: str, blocks: list[dict[str, Any]], wrong: str | None
+) -> None:
     ids = {"message_id": "m", "session_id": "s", "parent_message_id": None, "turn_id": "", "creator": "", "model": ""}
     times = {"create_time": 1, "delete_time": None, "partial": False, "refused": False, "rejected": False}
-    record = {**ids, **times, "role": role, "content": [text("x")] * blocks}
+    record = {**ids, **times, "role": role, "content": blocks}
     assert wrong_field("message", record) == wrong
+
+
+@pytest.mark.parametrize("path", ["", "/", "/memories", "/memories/", "/memories/a/", "/other", "/memories/a\nb"])
+def test_a_path_is_one_that_the_memory_tool_can_give(path: str) -> None:
+    assert not RECORDS["memory"]["path"](path)
+    assert RECORDS["memory"]["path"]("/memories/a/b.txt")
+    assert RECORDS["memory"]["path"](None)

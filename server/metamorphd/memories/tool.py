@@ -58,7 +58,7 @@ class MemoryTool:
             if permission not in scope.actor.permissions:
                 raise MemoryFileError(f"the user has no permission to {permission} memories")
         if isinstance(command, View):
-            return await self._database.read(view_memory_file, scope, command=command)
+            return await self._database.read(view_memory_file, scope, command=command, now=self._clock.now())
         return await self._database.write(
             change_memory_files,
             scope,

@@ -78,6 +78,14 @@ def checked_path(path: str) -> str:
     return path
 
 
+def is_file_path(path: str) -> bool:
+    """Returns whether a file can have a path, as `checked_path` returns it."""
+    try:
+        return path != ROOT and checked_path(path) == path
+    except MemoryFileError:
+        return False
+
+
 def shown(file: MemoryFile, view: View) -> str:
     """Returns a file's lines with their numbers."""
     lines = file.content.split("\n")

@@ -13,6 +13,7 @@ from metamorphd.models.content import CONTENT_BYTES, MOST_BLOCKS, Block, ToolRes
 from metamorphd.models.export import FORMAT
 from metamorphd.models.generation import EFFORTS, THINKING_MODES, EffectiveOptions
 from metamorphd.models.memory import MemoryType
+from metamorphd.models.memory_file import is_file_path
 from metamorphd.models.message import Role
 from metamorphd.models.turn import StopReason, TurnStatus
 from metamorphd.models.usage import SubjectKind
@@ -55,6 +56,12 @@ LARGEST_ATTACHMENT, MOST_CHUNKS = 32 * MEBIBYTE, 32
 
 identity, model, time, label = matching(ID), matching(MODEL), number(0, LATEST), matching(LABEL)
 user, long_text = text(256), text(CONTENT_BYTES)
+
+
+def file_path(value: Any) -> bool:
+    """The path of a memory that is a file."""
+    return isinstance(value, str) and is_file_path(value)
+
 
 BLOCK_FIELDS: Rules = {
     "attachment_id": identity,
@@ -238,7 +245,7 @@ RECORDS: Mapping[str, Rules] = {
         "state": number(0, 1),
         "type": one_of(*MemoryType),
         "importance": lambda value: type(value) in (int, float) and 0 <= value <= 1,
-        "path": optional(text(1024)),
+        "path": optional(file_path),
         "superseded_by": optional(identity),
         "creator": user,
         "session_id": optional(identity),
@@ -269,7 +276,9 @@ def _wrong_together(kind: str, record: Mapping[str, Any]) -> str | None:
             return "subject"
         case "subject_usage", SubjectKind.LABEL if not (record["subject"] == OTHER_LABELS or label(record["subject"])):
             return "subject"
-        # Beside what was sent there may be memories.
+        # Beside what was sent there may be memories. In a reply, a tool's result is one text.
         case "message", Role.USER if len(record["content"]) > MOST_SENT + 1:
+            return "content"
+        case "message", Role.ASSISTANT if any(len(each.get("content", ())) > 1 for each in record["content"]):
             return "content"
     return None

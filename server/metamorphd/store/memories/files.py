@@ -24,16 +24,22 @@ from metamorphd.store.database import Row, Transaction, grows
 from metamorphd.store.memories.change import update_memory
 from metamorphd.store.memories.create import append_memory_change, create_memory, hide_memory, key_of
 
-GET_FILE = "SELECT memory_id, path, type, content FROM memories WHERE vault_id = :vault_id AND path = :path"
+GET_FILE = """
+SELECT memory_id, path, type, content FROM memories
+WHERE vault_id = :vault_id AND path = :path AND (expire_time IS NULL OR expire_time > :now)
+"""
+FIND_EXPIRED = "SELECT memory_id FROM memories WHERE vault_id = :vault_id AND path = :path AND expire_time <= :now"
 FIND_FILE_ABOVE = """
 SELECT path FROM memories
 WHERE vault_id = :vault_id AND path IN (SELECT value FROM json_each(:paths))
+    AND (expire_time IS NULL OR expire_time > :now)
 LIMIT 1
 """
 # '0' follows '/'.
 LIST_FILES = """
 SELECT memory_id, path, size FROM memories
 WHERE vault_id = :vault_id AND path > :path || '/' AND path < :path || '0'
+    AND (expire_time IS NULL OR expire_time > :now)
 ORDER BY path
 LIMIT :limit
 """
@@ -47,12 +53,15 @@ WHERE vault_id = :vault_id AND memory_id = :memory_id
 MOST_LISTED, MOST_CHANGED = 500, 20
 
 
-async def view_memory_file(tx: Transaction, *, command: View) -> str:
-    """Returns a file, or a list of a directory up to two levels deep, for the model. Raises MemoryFileError."""
-    file = await _find(tx, command.path)
+async def view_memory_file(tx: Transaction, *, command: View, now: int) -> str:
+    """Returns a file, or a list of a directory up to two levels deep, for the model. Raises MemoryFileError.
+
+    What has expired is not there.
+    """
+    file = await _find(tx, command.path, now=now)
     if file is not None:
         return shown(_file(file), command)
-    found = await tx.all(LIST_FILES, path=command.path, limit=MOST_LISTED)
+    found = await tx.all(LIST_FILES, path=command.path, limit=MOST_LISTED, now=now)
     if not found and command.path != ROOT:
         raise _missing(command.path)
     entries: dict[str, int] = {}
@@ -92,9 +101,10 @@ async def change_memory_files(
     """
     match command:
         case Create():
-            if await _find(tx, command.path) is not None or await tx.one(LIST_FILES, path=command.path, limit=1):
+            if await _is_taken(tx, command.path, now=now):
                 raise MemoryFileError(f"File {command.path} already exists")
-            await _require_no_file_above(tx, command.path)
+            await _require_no_file_above(tx, command.path, now=now)
+            await _free(tx, command.path, now=now)
             await create_memory(
                 tx,
                 memory=NewMemory(
@@ -110,7 +120,7 @@ async def change_memory_files(
             )
             return f"File created successfully at: {command.path}"
         case StrReplace() | Insert():
-            file = _file(await _require(tx, command.path))
+            file = _file(await _require(tx, command.path, now=now))
             content, result = replaced(file, command) if isinstance(command, StrReplace) else inserted(file, command)
             await update_memory(
                 tx,
@@ -122,7 +132,7 @@ async def change_memory_files(
             )
             return result
         case Delete():
-            for memory_id_, _ in await _files(tx, _below_root(command.path)):
+            for memory_id_, _ in await _files(tx, _below_root(command.path), now=now):
                 await hide_memory(tx, memory_id=memory_id_, now=now)
             return f"Successfully deleted {command.path}"
         case Rename():
@@ -130,15 +140,15 @@ async def change_memory_files(
 
 
 async def _rename(tx: Transaction, command: Rename, *, now: int) -> str:
-    files = await _files(tx, _below_root(command.path))
-    taken = await _find(tx, command.new_path) or await tx.one(LIST_FILES, path=command.new_path, limit=1)
-    if taken is not None or command.new_path == ROOT:
+    files = await _files(tx, _below_root(command.path), now=now)
+    if command.new_path == ROOT or await _is_taken(tx, command.new_path, now=now):
         raise MemoryFileError(f"The destination {command.new_path} already exists")
     if command.new_path.startswith(command.path + "/"):
         raise MemoryFileError(f"{command.path} cannot be moved into itself")
-    await _require_no_file_above(tx, command.new_path)
+    await _require_no_file_above(tx, command.new_path, now=now)
     for memory_id, path in files:
         new_path = checked_path(command.new_path + path.removeprefix(command.path))
+        await _free(tx, new_path, now=now)
         row = await tx.one(GET_TYPE, memory_id=memory_id)
         if row is None:
             raise RuntimeError("a memory of the same snapshot is missing")
@@ -149,31 +159,44 @@ async def _rename(tx: Transaction, command: Rename, *, now: int) -> str:
     return f"Successfully renamed {command.path} to {command.new_path}"
 
 
-async def _find(tx: Transaction, path: str) -> Row | None:
-    return await tx.one(GET_FILE, path=path)
+async def _find(tx: Transaction, path: str, *, now: int) -> Row | None:
+    return await tx.one(GET_FILE, path=path, now=now)
 
 
-async def _require_no_file_above(tx: Transaction, path: str) -> None:
+async def _is_taken(tx: Transaction, path: str, *, now: int) -> bool:
+    """Returns whether there is a file or a directory."""
+    found = await _find(tx, path, now=now) or await tx.one(LIST_FILES, path=path, limit=1, now=now)
+    return found is not None
+
+
+async def _free(tx: Transaction, path: str, *, now: int) -> None:
+    """Has a file that has expired give up its path."""
+    expired = await tx.one(FIND_EXPIRED, path=path, now=now)
+    if expired is not None:
+        await hide_memory(tx, memory_id=expired.memory_id, now=now)
+
+
+async def _require_no_file_above(tx: Transaction, path: str, *, now: int) -> None:
     names = path.split("/")
     paths = ["/".join(names[:count]) for count in range(3, len(names))]
-    above = await tx.one(FIND_FILE_ABOVE, paths=orjson.dumps(paths).decode()) if paths else None
+    above = await tx.one(FIND_FILE_ABOVE, paths=orjson.dumps(paths).decode(), now=now) if paths else None
     if above is not None:
         raise MemoryFileError(f"{above.path} is a file, not a directory")
 
 
-async def _require(tx: Transaction, path: str) -> Row:
-    row = await _find(tx, path)
+async def _require(tx: Transaction, path: str, *, now: int) -> Row:
+    row = await _find(tx, path, now=now)
     if row is None:
         raise _missing(path)
     return row
 
 
-async def _files(tx: Transaction, path: str) -> list[tuple[str, str]]:
+async def _files(tx: Transaction, path: str, *, now: int) -> list[tuple[str, str]]:
     """Returns ID and path of a file, or of those in a directory. Raises MemoryFileError if they are none or many."""
-    file = await _find(tx, path)
+    file = await _find(tx, path, now=now)
     if file is not None:
         return [(file.memory_id, file.path)]
-    found = await tx.all(LIST_FILES, path=path, limit=MOST_CHANGED + 1)
+    found = await tx.all(LIST_FILES, path=path, limit=MOST_CHANGED + 1, now=now)
     if not found:
         raise MemoryFileError(f"The path {path} does not exist")
     if len(found) > MOST_CHANGED:
