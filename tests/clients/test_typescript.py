@@ -121,6 +121,7 @@ async def output(program: Path, *arguments: str, options: Sequence[str] = (), **
 
 MODULE_PRINTS = [
     "turnStarted turnFinished",
+    "100 true",
     "1",
     "string",
     "true",

@@ -32,6 +32,9 @@ const reply = await client.start(session.sessionId, content, { options: { maxOut
 const events: TurnEvent[] = [];
 for await (const event of reply) events.push(event);
 console.log(events.at(0)?.event.case, events.at(-1)?.event.case);
+const remembering = await client.createSession({ recallTokens: 100, memoryTool: true });
+console.log(remembering.recallTokens, remembering.memoryTool);
+await client.chat.deleteSession({ sessionId: remembering.sessionId });
 
 const add: ToolFunction = {
   name: "add",
