@@ -143,3 +143,14 @@ async def test_replies_to_what_was_imported_reserve_of_the_budget(
         return "ran"
 
     assert sorted(await asyncio.gather(*map(ran, range(4)))).count("ran") == 1
+
+
+@pytest.mark.parametrize(
+    ("media_type", "data"),
+    [("text/plain", b"\xff\xfe"), ("text/plain", b"a\0b"), ("text/plain", TEXT + b"\xc3"), ("image/png", TEXT)],
+)
+async def test_bytes_that_are_not_of_their_media_type_are_refused(alice: Caller, media_type: str, data: bytes) -> None:
+    upload = Upload.of(media_type, data)
+    refusal = await refused(import_(alice, file(said(1, of(DOCUMENT)), with_bytes(DOCUMENT), with_bytes(upload))))
+    assert (refusal.info.metadata["line"], refusal.info.metadata["fault"]) == ("7", "attachment")
+    assert refusal.message.endswith("are not of its media type (attachment)")

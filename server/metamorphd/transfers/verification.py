@@ -13,6 +13,7 @@ import orjson
 from metamorphd.models.attachment import ID_DIGITS
 from metamorphd.models.export import FORMAT_VERSION
 from metamorphd.models.imports import Line, Refused
+from metamorphd.models.media_signatures import MediaCheck
 from metamorphd.store.attachments import CHUNK_BYTES
 from metamorphd.transfers.rules import RECORDS, wrong_field
 
@@ -173,6 +174,7 @@ class _Chunks:
     def __init__(self) -> None:
         self._attachment: Mapping[str, Any] | None = None
         self._hashed = self._named = hashlib.sha256()
+        self._media = MediaCheck("")
         self._number = self._size = 0
 
     def add(self, line: Line) -> None:
@@ -184,6 +186,7 @@ class _Chunks:
             self._attachment = line.record
             self._hashed, self._number, self._size = hashlib.sha256(), 0, 0
             self._named = hashlib.sha256(line.record["media_type"].encode() + b"\0")
+            self._media = MediaCheck(line.record["media_type"])
 
     def _chunk(self, line: Line) -> None:
         attachment = self._attachment
@@ -195,6 +198,8 @@ class _Chunks:
             raise Refused(line.number, "attachment", "the chunk has another number or size than it should have")
         self._hashed.update(data)
         self._named.update(data)
+        if not self._media.fits(data, last=len(data) == left):
+            raise Refused(line.number, "attachment", "the bytes of the attachment are not of its media type")
         self._number, self._size = self._number + 1, self._size + len(data)
 
     def end(self, number: int) -> None:

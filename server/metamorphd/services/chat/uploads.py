@@ -10,9 +10,9 @@ from metamorph_client.chat.v1 import chat_service_pb2 as pb
 from metamorphd.errors import AttachmentTooLarge, AttachmentTypeMismatch, FieldViolation, RequestInvalid, SenderTooSlow
 from metamorphd.models.attachment import Upload
 from metamorphd.models.capabilities import MOST_PAGES
+from metamorphd.models.media_signatures import is_blank, is_media
 from metamorphd.services.chat import pdf
 from metamorphd.services.chat.images import BrokenImage, size_of
-from metamorphd.services.chat.media_signatures import is_blank, is_media
 
 # The provider's limits: https://platform.claude.com/docs/en/build-with-claude/vision. 10 MiB in base64.
 IMAGE_BYTES = 10 * 1024 * 1024 // 4 * 3

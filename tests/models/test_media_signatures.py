@@ -1,7 +1,7 @@
 """Media types are recognized by the signature of a file."""
 
 import pytest
-from metamorphd.services.chat.media_signatures import STEP_BYTES, is_blank, is_media
+from metamorphd.models.media_signatures import STEP_BYTES, is_blank, is_media
 
 from tests.support.media import FILES
 
