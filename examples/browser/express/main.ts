@@ -44,10 +44,8 @@ app.get("/replies/:turnId", async (request, response) => {
   const [seen, sequence = ""] = (request.get("last-event-id") ?? "").split(":");
   const after = seen === turnId && /^\d{1,9}$/.test(sequence) ? Number(sequence) : 0;
   const { turn } = await client.chat.getTurn({ turnId });
-  if (turn!.status !== TurnStatus.RUNNING && after >= turn!.lastSequence) {
-    response.status(204).end(); // Nothing is left: the browser asks no more.
-    return;
-  }
+  if (turn!.status !== TurnStatus.RUNNING && after >= turn!.lastSequence)
+    return void response.status(204).end(); // Nothing is left: the browser asks no more.
   const left = new AbortController();
   response.on("close", () => left.abort()); // This stream only. The turn goes on.
   const reply = await client.follow(turnId, after, { signal: left.signal });

@@ -5,7 +5,7 @@ what this user may do, and in which vault. In dev mode there need not be one."""
 
 import math
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from fastapi.staticfiles import StaticFiles
-from fastapi.utils import is_body_allowed_for_status_code
 from google.protobuf.json_format import MessageToJson
 from metamorph_client import MetamorphClient, MetamorphError, Reply
 from metamorph_client.chat.v1.chat_service_pb2 import GetTurnRequest
@@ -26,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 STATUSES = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "NOT_FOUND": 404, "FAILED_PRECONDITION": 409}
 STATUSES |= {"ABORTED": 409, "INVALID_ARGUMENT": 422, "OUT_OF_RANGE": 422, "ALREADY_EXISTS": 422}
 STATUSES |= {"RESOURCE_EXHAUSTED": 429, "UNAVAILABLE": 503}
-LONGEST_BODY, LONGEST_NUMBER = 64 * 1024, 9
+LONGEST_BODY, LONGEST_NUMBER, NOTHING_LEFT = 64 * 1024, 9, 204
 TARGET = os.environ.get("METAMORPH_TARGET", "localhost:50051")
 Text = Annotated[str, Body(min_length=1, max_length=8000)]
 SessionId = Annotated[str | None, Body(pattern=r"^[\x21-\x7e]*$")]
@@ -74,25 +73,22 @@ class Limited:
 
 @app.exception_handler(HTTPException)
 async def end(_: Request, error: HTTPException) -> Response:
-    if not is_body_allowed_for_status_code(error.status_code):
-        return Response(status_code=error.status_code)
-    return refusal(error.status_code, error.detail, error.headers)
+    if error.status_code == NOTHING_LEFT:
+        return Response(status_code=NOTHING_LEFT)
+    return JSONResponse({"reason": "", "message": error.detail}, error.status_code)
 
 
 @app.exception_handler(RequestValidationError)
 async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
     faults = "; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors())
-    return refusal(422, faults)
+    return JSONResponse({"reason": "", "message": faults}, 422)
 
 
 @app.exception_handler(MetamorphError)
 async def refuse(_: Request, error: MetamorphError) -> JSONResponse:
     wait = {"retry-after": str(math.ceil(error.retry_delay))} if error.retry_delay else {}
-    return refusal(STATUSES.get(error.code.name, 500), str(error), wait, reason=error.reason)
-
-
-def refusal(status: int, message: str, headers: Mapping[str, str] | None = None, *, reason: str = "") -> JSONResponse:
-    return JSONResponse({"reason": reason, "message": message}, status, headers)
+    body = {"reason": error.reason, "message": str(error)}
+    return JSONResponse(body, STATUSES.get(error.code.name, 500), wait)
 
 
 @app.post("/replies", status_code=201)
@@ -110,7 +106,7 @@ async def rest(turn_id: str, client: Client, last_event_id: Annotated[str, Heade
     known = seen == turn_id and sequence.isdecimal() and len(sequence) <= LONGEST_NUMBER
     after = int(sequence) if known else 0
     if turn.status != TURN_STATUS_RUNNING and after >= turn.last_sequence:
-        raise HTTPException(204)  # Nothing is left: the browser asks no more.
+        raise HTTPException(NOTHING_LEFT)  # The browser asks no more.
     return await client.follow(turn_id, after)
 
 
