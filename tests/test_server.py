@@ -13,7 +13,6 @@ import httpx
 import pytest
 from metamorphd import process
 from metamorphd import server as root
-from metamorphd.audit.recording import NoRecorder
 from metamorphd.auth.http_client import HttpClient
 from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.backups.backups import Backups
@@ -22,7 +21,6 @@ from metamorphd.edge.grpc.port import GrpcPort
 from metamorphd.edge.guards import Authenticate, Authorize, Guard, LimitRate, LimitSize, Validate, ordered
 from metamorphd.edge.http.server import HttpServer
 from metamorphd.edge.rate_limit import MemoryLimits, RateLimit
-from metamorphd.edge.refusals import Refusals
 from metamorphd.errors import ServerFailed, StartupRefused
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.llm.measured import MeasuredModel
@@ -200,7 +198,7 @@ def guards() -> list[Guard]:
 
     return [
         Authenticate(verifier=NoVerifier(), dev_mode=False, failures=limit),
-        Authorize(refusals=Refusals(recorder=NoRecorder())),
+        Authorize(),
         LimitRate(general=limit, resume=limit),
         LimitSize(),
         Validate(),

@@ -251,10 +251,10 @@ class Server:
                 verifier=verifier,
                 limits=rates,
                 database=self._database,
-                refusals=self._role.refusals,
                 operator_reads=self._role.operator_reads,
                 of_role=self._role.guards,
             ),
+            refusals=self._role.refusals,
             streams=Streams(
                 revoked_tokens=self._revoked_tokens,
                 vault_states=self._states,

@@ -77,7 +77,7 @@ NOT_GROWING = {
     "index_earlier_messages": "indexes what is stored",
     "postpone_erasure": "belongs to deleting",
     "read_secret": "a read, which is in the log",
-    "record_event": "a refusal, recorded at a limited rate, or what the operator does",
+    "record_event": "a refusal, recorded at a limited rate, what the operator does, or who reads an export",
     "refold_messages": "indexes what is stored",
     "operation": "the events and the end of a running turn, which chat/event_log.py repeats until they are stored",
     "revoke_token": "must always be possible, and is the operator's",

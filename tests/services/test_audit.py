@@ -28,9 +28,11 @@ from metamorphd.errors import StoreBusy
 from metamorphd.models.caller import Scope
 from metamorphd.store.audit import record_event
 from metamorphd.store.secrets import read_secret
+from pyrage import x25519
 
 from tests.support.caller import Caller
 from tests.support.engines import Engine
+from tests.support.exports import export, exported
 from tests.support.refusal import refused
 from tests.support.secrets import destroy, get, put, value
 from tests.support.serving import Serving, serving
@@ -38,6 +40,7 @@ from tests.support.tokens import ALL
 
 KEYS = {"token_encryption_key": "k" * 32, "audit_key": "a" * 32}
 GET_SECRET = "metamorph.vault.v1.VaultService/GetSecret"
+EXPORT_VAULT = "metamorph.vault.v1.VaultService/ExportVault"
 
 
 @pytest.fixture
@@ -216,6 +219,39 @@ async def test_what_cannot_be_recorded_is_not_answered(engine: Engine, tmp_path:
         unwritable.broken = False
         assert await value(alice) == b"value"
         assert (await refused(get(bob))).reason == "PERMISSION_MISSING"
+
+
+async def test_who_reads_an_export_is_recorded_and_who_may_not_have_the_values_in_it(
+    running: Serving, alice: Caller
+) -> None:
+    export_id = (await anext(aiter(export(alice)))).export.export_id
+    eve = running.caller(user="eve", permissions=["admin"])
+    whole = await exported(eve, export_id=export_id)
+    assert (await refused(export(eve, export_id="exp_unknown"))).reason == "EXPORT_NOT_FOUND"
+    recipient = str(x25519.Identity.generate().to_public())
+    assert (await refused(export(eve, secrets_recipient=recipient))).reason == "PERMISSION_MISSING"
+    assert await exported(alice, export_id=export_id, offset=7) == whole[7:]
+    found = await audit(alice, resources=[CHANGED_RESOURCE_CALL])
+    assert [(event.actor, *about([event])[0], dict(event.details)) for event in found] == [
+        ("eve", "CALL", EXPORT_VAULT, "READ", {"export_id": export_id}),
+        ("eve", "CALL", EXPORT_VAULT, "REFUSED", {"permission": "secrets:read"}),
+        ("alice", "CALL", EXPORT_VAULT, "READ", {"export_id": export_id}),
+    ]
+
+
+async def test_nobody_reads_an_export_that_cannot_be_recorded(engine: Engine, tmp_path: Path) -> None:
+    database = engine.database(tmp_path)
+    unwritable = Unwritable(database, record_event)
+    async with serving(tmp_path, database=database, **KEYS) as running:
+        alice, eve = running.caller(), running.caller(user="eve", permissions=["admin"])
+        export_id = (await anext(aiter(export(alice)))).export.export_id
+        unwritable.broken = True
+        recipient = str(x25519.Identity.generate().to_public())
+        for fields in ({"export_id": export_id}, {"secrets_recipient": recipient}):
+            call = export(eve, **fields)
+            assert (await refused(call)).reason == "STORE_BUSY"
+        unwritable.broken = False
+        assert await exported(eve, export_id=export_id)
 
 
 async def test_a_caller_who_is_refused_in_a_loop_fills_no_vault_and_is_counted(

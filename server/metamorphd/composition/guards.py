@@ -8,7 +8,6 @@ from metamorphd.composition.authentication import authenticate_calls
 from metamorphd.edge.guards import Authorize, Guard, LimitRate, Limits, LimitSize, Validate
 from metamorphd.edge.operator_reads import OperatorReads, RecordReads
 from metamorphd.edge.rate_limit import MemoryLimits
-from metamorphd.edge.refusals import Refusals
 from metamorphd.edge.revisions import AwaitRevision
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
@@ -22,7 +21,6 @@ def make_guards(
     verifier: TokenVerifier,
     limits: Limits,
     database: Database,
-    refusals: Refusals,
     operator_reads: OperatorReads,
     of_role: Sequence[Guard],
 ) -> list[Guard]:
@@ -30,7 +28,7 @@ def make_guards(
     requests, window = settings.rate_limit_requests, settings.rate_limit_window_seconds
     return [
         authenticate_calls(settings, verifier),
-        Authorize(refusals=refusals),
+        Authorize(),
         LimitRate(
             general=limits.limit("general", requests=requests, window_seconds=window),
             # Watching a vault, and resuming a turn that is already paid for.

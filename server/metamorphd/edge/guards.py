@@ -33,7 +33,7 @@ from metamorphd.errors import (
     TokenRefused,
     VaultHeaderNotAllowed,
 )
-from metamorphd.models.caller import Caller, Scope
+from metamorphd.models.caller import Caller
 
 BEARER = "Bearer "
 DEV_VAULT = "dev-vault"
@@ -166,36 +166,21 @@ def _dev_caller(vault_header: list[str | bytes]) -> Caller:
     )
 
 
-class RefusalLog(Protocol):
-    async def record(self, scope: Scope, *, method: str, permission: str) -> None: ...
-
-
 class Authorize:
-    """Second: requires every permission of the method. A method that lists none is refused to all callers.
-
-    A refusal is answered once it is recorded, and with another error if it cannot be.
-    """
+    """Second: requires every permission of the method. A method that lists none is refused to all callers."""
 
     follows: ClassVar[frozenset[type]] = frozenset({Authenticate})
     reads_requests: ClassVar[bool] = False
 
-    def __init__(self, *, refusals: RefusalLog) -> None:
-        self._refusals = refusals
-
-    def __call__(self, call: Call) -> Awaitable[None] | None:
+    def __call__(self, call: Call) -> None:
         caller = call.caller
         if caller is None:
             raise RuntimeError("Authorize must follow Authenticate")
         if not call.method.requires:
-            return self._refuse(call, "unspecified")
+            raise PermissionMissing(permission="unspecified")
         for claim in call.method.claims:
             if claim not in caller.permissions and not (claim == OPERATOR and caller.operator):
-                return self._refuse(call, claim)
-        return None
-
-    async def _refuse(self, call: Call, permission: str) -> None:
-        await self._refusals.record(call.scope, method=call.method.path[1:], permission=permission)
-        raise PermissionMissing(permission=permission)
+                raise PermissionMissing(permission=claim)
 
 
 class Limit(Protocol):

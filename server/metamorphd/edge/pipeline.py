@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from metamorph_client.api.v1.error_reason_pb2 import ErrorReason
@@ -17,10 +17,10 @@ from metamorphd.edge.call import CALL_ID_KEY, Call, Exchange
 from metamorphd.edge.guards import Guard, ordered
 from metamorphd.edge.methods import Method
 from metamorphd.edge.streams import Stream, Streams
-from metamorphd.errors import DomainError, Internal, TokenRefused, reason_name
+from metamorphd.errors import DomainError, Internal, PermissionMissing, TokenRefused, reason_name
 from metamorphd.in_flight import BytesInFlight
 from metamorphd.metrics import Metrics
-from metamorphd.models.caller import Caller
+from metamorphd.models.caller import Caller, Scope
 from metamorphd.observe import CallLog
 from metamorphd.telemetry import names
 from metamorphd.telemetry.attributes import of_method, of_status
@@ -46,18 +46,24 @@ class Handler:
     run: Callable[[Exchange], Awaitable[bytes | None]]
 
 
+class RefusalLog(Protocol):
+    async def record(self, scope: Scope, *, method: str, permission: str) -> None: ...
+
+
 class Pipeline:
     """Creates the handlers of methods, once each, and tracks the calls in progress.
 
     The guards of calls run before any request is read, then the guards of requests run for each request. A refusal of a
-    token names the claim at fault in the log, and in the status too if `explains` is set. Raises StartupRefused for
-    guards in a wrong order.
+    token names the claim at fault in the log, and in the status too if `explains` is set. A lack of permission, whoever
+    finds it, is answered once it is recorded, and with another error if it cannot be. Raises StartupRefused for guards
+    in a wrong order.
     """
 
     def __init__(
         self,
         *,
         guards: Iterable[Guard],
+        refusals: RefusalLog,
         streams: Streams,
         in_flight: BytesInFlight,
         metrics: Metrics,
@@ -66,6 +72,7 @@ class Pipeline:
         explains: bool,
     ) -> None:
         self._guards, self._request_guards = ordered(guards)
+        self._refusals = refusals
         self._streams = streams
         self._in_flight = in_flight
         self._metrics = metrics
@@ -104,7 +111,7 @@ class Pipeline:
             try:
                 return await answer(call)
             except BaseException as exc:
-                await self._refuse(call, exc)
+                await self._refuse(call, await self._recorded(call, exc))
                 raise
             finally:
                 call.release()
@@ -181,6 +188,16 @@ class Pipeline:
         self._idle.clear()
         exchange.set_trailing_metadata(((CALL_ID_KEY, call.call_id),))
         return call
+
+    async def _recorded(self, call: Call, exc: BaseException) -> BaseException:
+        """Returns what a call ends with: what has failed, or why that cannot be recorded."""
+        if isinstance(exc, PermissionMissing):
+            try:
+                permission = exc.metadata["permission"]
+                await self._refusals.record(call.scope, method=call.method.path[1:], permission=permission)
+            except BaseException as failure:
+                return failure
+        return exc
 
     async def _refuse(self, call: Call, exc: BaseException) -> None:
         """Ends a failed call. The only place where exceptions become statuses. Returns if the call was cancelled."""

@@ -24,7 +24,7 @@ class VaultTransfers:
         if request.export_id:
             if request.secrets_recipient:
                 raise _invalid("secrets_recipient", "must not be set with export_id")
-            found = await self._exports.find(scope, export_id=request.export_id)
+            found = await self._exports.take(scope, export_id=request.export_id)
         else:
             if request.offset:
                 raise _invalid("offset", "must not be set without export_id")

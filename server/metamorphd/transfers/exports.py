@@ -7,7 +7,7 @@ being begun anew. The file stays for some time, so that a call which goes on lat
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from io import FileIO
 from pathlib import Path
 from typing import Self
@@ -29,11 +29,13 @@ from metamorphd.errors import (
     VaultSuspended,
 )
 from metamorphd.models.caller import Scope
-from metamorphd.models.export import FORMAT, FORMAT_VERSION, ExportStart, Records
+from metamorphd.models.change import ChangedResource, ChangeVerb
+from metamorphd.models.export import ExportStart, Records
 from metamorphd.models.operation import OperationKind
 from metamorphd.models.span import NOT_RECORDED
 from metamorphd.operations import Operations, Running
 from metamorphd.secrets.secrets import Secrets
+from metamorphd.store.audit import record_event
 from metamorphd.store.database import Database
 from metamorphd.store.exports import begin_export
 from metamorphd.transfers.appended import Appended
@@ -48,6 +50,8 @@ SENT_BYTES = 256 * 1024
 RETRY_SECONDS = 30.0
 # JSON has names, and attachments are in base64.
 EXPECTED_PERCENT = 150
+# As the audit names it.
+METHOD = "metamorph.vault.v1.VaultService/ExportVault"
 # Of those that write, which may wait for a slow disk, and of all others.
 THREADS = 2
 
@@ -144,8 +148,7 @@ class Exports:
         except OSError as exc:
             raise StorageFull(retry_delay=RETRY_SECONDS) from exc
 
-    async def find(self, scope: Scope, *, export_id: str) -> Writing:
-        """Returns an export of the vault. Raises ExportNotFound."""
+    async def _find(self, scope: Scope, *, export_id: str) -> Writing:
         writing = self._writings.get(scope.vault_id)
         own = writing if writing is not None and writing.export_id == export_id else None
         if own is not None and not own.complete and own.error is None:
@@ -157,6 +160,23 @@ class Exports:
         found = own or Writing(export_id, scope.vault_id, path, create_time=0, expected_size=size)
         found.complete, found.written = True, size
         return found
+
+    async def take(self, scope: Scope, *, export_id: str) -> Writing:
+        """Returns an export of the vault, to be read by the scope's user, which is in the vault's log from then on.
+
+        Raises ExportNotFound.
+        """
+        writing = await self._find(scope, export_id=export_id)
+        await self._database.write(
+            record_event,
+            scope,
+            resource=ChangedResource.CALL,
+            resource_id=METHOD,
+            verb=ChangeVerb.READ,
+            details={"export_id": export_id},
+            now=self._clock.now(),
+        )
+        return writing
 
     async def read(self, writing: Writing, *, offset: int) -> AsyncGenerator[bytes]:
         """Yields the bytes of an export from an offset on, as they are written.
@@ -261,11 +281,11 @@ class Exports:
                 writing.grow(appended.kept - writing.written)
                 running.advance(writing.written, total=max(writing.written, writing.expected_size))
 
-            await add(Records(line_of(_header(writing, start, sealed=recipient is not None))))
+            await add(Records(line_of(writing.header(start.revision, sealed=recipient is not None))))
             async with contextlib.aclosing(self._pages.read(scope, recipient)) as pages:
                 async for records in pages:
                     await add(records)
-            await add(Records(line_of(_trailer(writing, appended.sha256))))
+            await add(Records(line_of(writing.trailer(appended.sha256))))
         writing.path = await self._writers.run(self._files.complete, writing.path)
         writing.complete = True
         running.advance(writing.written, total=writing.written)
@@ -281,23 +301,6 @@ def _recipient(text: str) -> Recipient | None:
         return Recipient(text) if text else None
     except KeyInvalid:
         raise _invalid("secrets_recipient", "is not an age recipient") from None
-
-
-def _header(writing: Writing, start: ExportStart, *, sealed: bool) -> Mapping[str, object]:
-    return {
-        "kind": "header",
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "export_id": writing.export_id,
-        "vault_id": writing.vault_id,
-        "revision": start.revision,
-        "create_time": writing.create_time,
-        "secrets": "sealed" if sealed else "names",
-    }
-
-
-def _trailer(writing: Writing, sha256: str) -> Mapping[str, object]:
-    return {"kind": "trailer", "counts": writing.counts, "sha256": sha256}
 
 
 def _invalid(field: str, description: str) -> RequestInvalid:

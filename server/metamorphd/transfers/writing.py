@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from metamorphd.errors import DomainError
-from metamorphd.models.export import Export
+from metamorphd.models.export import FORMAT, FORMAT_VERSION, Export
 from metamorphd.operations import Running
 
 
@@ -45,6 +45,23 @@ class Writing:
         """Returns what callers see of it."""
         size = self.written if self.complete else 0
         return Export(self.export_id, self.create_time, size, size or self.expected_size, self.operation_id)
+
+    def header(self, revision: int, *, sealed: bool) -> Mapping[str, object]:
+        """Returns the first record of the file, with the vault's revision and whether secrets have their values."""
+        return {
+            "kind": "header",
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "export_id": self.export_id,
+            "vault_id": self.vault_id,
+            "revision": revision,
+            "create_time": self.create_time,
+            "secrets": "sealed" if sealed else "names",
+        }
+
+    def trailer(self, sha256: str) -> Mapping[str, object]:
+        """Returns the last record of the file, with the SHA-256 of those before it."""
+        return {"kind": "trailer", "counts": self.counts, "sha256": sha256}
 
     def count(self, counts: Mapping[str, int]) -> None:
         """Records how many records of each kind were written."""
