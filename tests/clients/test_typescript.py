@@ -245,6 +245,29 @@ async def test_large_messages_are_sent_beside_other_calls(project: Path, running
     assert printed == [" ".join(["COMPLETED"] * 4), "20 0", "RESOURCE_EXHAUSTED", "0"]
 
 
+async def test_a_reply_has_the_revision_to_read_it_at(project: Path, running: Serving) -> None:
+    program = project / "revision.mjs"
+    program.write_text(
+        'import { MetamorphClient } from "metamorph-client";\n'
+        "const { METAMORPH_TARGET, METAMORPH_TOKEN } = process.env;\n"
+        "const client = new MetamorphClient(METAMORPH_TARGET, { token: METAMORPH_TOKEN });\n"
+        "const { sessionId } = await client.createSession();\n"
+        'const reply = await client.start(sessionId, "Hello");\n'
+        "const begun = reply.revision;\n"
+        "await reply.final();\n"
+        "const request = { sessionId, atLeastRevision: reply.revision };\n"
+        "console.log(0n < begun && begun < reply.revision);\n"
+        "console.log((await client.chat.listMessages(request)).messages.length);\n"
+        "const again = await client.follow(reply.turnId);\n"
+        "for await (const _ of again) if (again.revision) break;\n"
+        "await again.final();\n"
+        "console.log(again.revision >= reply.revision);\n"
+        "client.close();\n"
+    )
+    said = await output(program, METAMORPH_TARGET=running.target, METAMORPH_TOKEN=mint())
+    assert said.splitlines() == ["true", "2", "true"]
+
+
 async def test_a_request_that_cannot_be_encoded_is_a_type_error_at_once(project: Path, running: Serving) -> None:
     program = project / "unencodable.cjs"
     program.write_text(

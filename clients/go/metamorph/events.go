@@ -15,8 +15,14 @@ import (
 // The server ends a stream as soon as it has sent TurnFinished.
 const endTimeout = time.Second
 
-// receiver receives the events of one stream.
-type receiver func() (*chatv1.TurnEvent, error)
+// response is what a stream of events sends.
+type response interface {
+	GetEvent() *chatv1.TurnEvent
+	GetRevision() int64
+}
+
+// receiver receives the responses of one stream.
+type receiver func() (response, error)
 
 // turnEvents are the events of a turn after a sequence, each once and in order, over as many streams as it takes.
 type turnEvents struct {
@@ -27,6 +33,8 @@ type turnEvents struct {
 	start    func(ctx context.Context) (receiver, error)
 	turnID   string
 	sequence int32
+	// Of the vault, the latest that came with an event, or zero.
+	revision int64
 	finished *chatv1.TurnFinished
 	// An event that is there already, and whether no further one will be received.
 	first *chatv1.TurnEvent
@@ -162,13 +170,15 @@ func (events *turnEvents) attemptNext(ctx context.Context) (*chatv1.TurnEvent, e
 	}
 	defer context.AfterFunc(ctx, events.cancel)()
 	for {
-		event, err := events.receive()
+		response, err := events.receive()
 		if err == io.EOF {
 			return nil, events.ended()
 		}
 		if err != nil {
 			return nil, err
 		}
+		event := response.GetEvent()
+		events.revision = max(events.revision, response.GetRevision())
 		isNext, err := events.isNext(event)
 		if err != nil {
 			return nil, err
@@ -265,23 +275,23 @@ func (events *turnEvents) close() {
 	events.receive = nil
 }
 
-// beginning receives an event that has been received already, if there is one, before the others.
-func beginning(first *chatv1.TurnEvent, others receiver) receiver {
-	return func() (*chatv1.TurnEvent, error) {
-		if event := first; event != nil {
+// beginning receives a response that has been received already, if there is one, before the others.
+func beginning(first response, others receiver) receiver {
+	return func() (response, error) {
+		if received := first; received != nil {
 			first = nil
-			return event, nil
+			return received, nil
 		}
 		return others()
 	}
 }
 
-func receiving[Response interface{ GetEvent() *chatv1.TurnEvent }](receive func() (Response, error)) receiver {
-	return func() (*chatv1.TurnEvent, error) {
-		response, err := receive()
+func receiving[Response response](receive func() (Response, error)) receiver {
+	return func() (response, error) {
+		received, err := receive()
 		if err != nil {
 			return nil, err
 		}
-		return response.GetEvent(), nil
+		return received, nil
 	}
 }

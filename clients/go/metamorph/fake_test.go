@@ -92,7 +92,7 @@ func (server *server) SendMessage(
 	server.content = request.Content
 	server.lock.Unlock()
 	return server.play(stream.Context(), func(event *chatv1.TurnEvent) error {
-		return stream.Send(&chatv1.SendMessageResponse{Event: event})
+		return stream.Send(&chatv1.SendMessageResponse{Event: event, Revision: revisionOf(event)})
 	})
 }
 
@@ -120,8 +120,17 @@ func (server *server) StreamTurn(
 		stream.SendHeader(metadata.Pairs("x-request-id", "call_1"))
 	}
 	return server.play(stream.Context(), func(event *chatv1.TurnEvent) error {
-		return stream.Send(&chatv1.StreamTurnResponse{Event: event})
+		return stream.Send(&chatv1.StreamTurnResponse{Event: event, Revision: revisionOf(event)})
 	})
+}
+
+// revisionOf returns the revision that comes with the first event of a turn, and with its last one.
+func revisionOf(event *chatv1.TurnEvent) int64 {
+	switch sequence := event.Sequence; sequence {
+	case 1, 5:
+		return int64(sequence) + 100
+	}
+	return 0
 }
 
 func (server *server) called(ctx context.Context, name string) {

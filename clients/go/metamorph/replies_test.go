@@ -75,6 +75,23 @@ func TestATurnIsFollowedOnceTheServerHasAcceptedIt(t *testing.T) {
 	}
 }
 
+func TestAReplyHasTheLatestRevisionThatHasArrived(t *testing.T) {
+	reply := follow(t, dial(t, serve(t, []int32{1, 2, 3}, []int32{4, 5}).target), 0)
+	var revisions []int64
+	for _, err := range reply.Events() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		revisions = append(revisions, reply.Revision())
+	}
+	if !slices.Equal(revisions, []int64{101, 101, 101, 101, 105}) {
+		t.Fatal(revisions)
+	}
+	if from := follow(t, dial(t, serve(t, []int32{2, 3}).target), 1); from.Revision() != 0 {
+		t.Fatal(from.Revision())
+	}
+}
+
 func TestANilFunctionIsNotCalledBeforeARetry(t *testing.T) {
 	server := serve(t, []int32{1, 2}, []int32{3, 4, 5})
 	client := dial(t, server.target, metamorph.WithOnRetry(nil))

@@ -73,6 +73,12 @@ func (reply *Reply) Final(ctx context.Context) (*chatv1.TurnFinished, error) {
 	return reply.events.finished, nil
 }
 
+// Revision returns the vault's revision, or a later one, once the last event with one was stored, or 0 if none has
+// arrived. It is the AtLeastRevision of requests that are to see it.
+func (reply *Reply) Revision() int64 {
+	return reply.events.revision
+}
+
 // Cancel stops the turn, and returns it. What was generated so far is kept, and the events still come to an end.
 func (reply *Reply) Cancel(ctx context.Context) (*chatv1.Turn, error) {
 	return reply.client.Cancel(ctx, reply.TurnID)

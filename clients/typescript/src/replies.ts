@@ -17,7 +17,7 @@ export interface Streams {
 
 /** What is to be streamed: a turn that a call starts, or the rest of one that there is. */
 export interface Streamed {
-  start?: (options: CallOptions) => AsyncIterable<{ event?: TurnEvent | undefined }>;
+  start?: (options: CallOptions) => AsyncIterable<{ event?: TurnEvent | undefined; revision: bigint }>;
   turnId?: string;
   afterSequence?: number;
   signal?: AbortSignal | undefined;
@@ -25,12 +25,14 @@ export interface Streamed {
   resumes?: boolean;
   /** Called when the server has accepted a call, which may be long before its first event. */
   onAccepted?: () => void;
+  /** Called with each revision of the vault that comes with an event. */
+  onRevision?: (revision: bigint) => void;
 }
 
 /** Yields the events of a turn, each once and in order, to its end. Throws MetamorphError. */
 export async function* resuming(
   { chat, patience: begun }: Streams,
-  { start, signal, resumes, onAccepted, ...from }: Streamed,
+  { start, signal, resumes, onAccepted, onRevision, ...from }: Streamed,
 ): AsyncGenerator<TurnEvent, void> {
   const patience = begun(resumes);
   let { turnId = "", afterSequence: sequence = 0 } = from;
@@ -44,8 +46,9 @@ export async function* resuming(
       start && !turnId ? start(options) : chat.streamTurn({ turnId, afterSequence: sequence }, options);
     let first = true;
     try {
-      for await (const { event } of stream) {
+      for await (const { event, revision } of stream) {
         if (!event) continue;
+        onRevision?.(revision);
         const last = event.event.case === "turnFinished";
         // The last event may be the first of a stream, because the others have expired.
         if (event.sequence > sequence + 1 && !(first && last)) {
@@ -120,6 +123,15 @@ class Stream {
   }
 }
 
+// The latest revision that has arrived.
+class Revision {
+  latest = 0n;
+
+  readonly add = (revision: bigint): void => {
+    if (revision > this.latest) this.latest = revision;
+  };
+}
+
 /**
  * The reply of a turn. Iterate over it for its events, each of which arrives once, and in order.
  *
@@ -133,34 +145,51 @@ export class Reply implements AsyncIterable<TurnEvent> {
   #stream: Stream | undefined;
   #sequence: number;
   #finished: TurnFinished | undefined;
+  readonly #revision: Revision;
   // Each resolves when a loop does not go on.
   readonly #loops = new Set<Promise<void>>();
 
-  private constructor(streams: Streams, stream: Stream, { turnId = "", afterSequence = 0, signal }: Streamed) {
+  private constructor(
+    streams: Streams,
+    stream: Stream,
+    { turnId = "", afterSequence = 0, signal }: Streamed,
+    revision: Revision,
+  ) {
     this.turnId = turnId;
     this.#streams = streams;
     this.#stream = stream;
     this.#sequence = afterSequence;
     this.#signal = signal;
+    this.#revision = revision;
   }
 
   /** @internal Returns the reply of a turn once it is stored, as its first event says. Throws what refuses it. */
   static async started(streams: Streams, from: Streamed): Promise<Reply> {
-    const stream = new Stream(streams, from);
+    const revision = new Revision();
+    const stream = new Stream(streams, { ...from, onRevision: revision.add });
     const { value: first } = await stream.first;
     if (!first) throw incomplete("the stream ended before its first event");
-    return new Reply(streams, stream, { ...from, turnId: first.turnId });
+    return new Reply(streams, stream, { ...from, turnId: first.turnId }, revision);
   }
 
   /** @internal Returns the rest of a turn's reply once the server streams it. Throws what refuses it. */
   static followed(streams: Streams, from: Streamed): Promise<Reply> {
     return new Promise((resolve, reject) => {
       const onAccepted = () => resolve(reply);
-      const stream = new Stream(streams, { ...from, onAccepted });
-      const reply = new Reply(streams, stream, from);
+      const revision = new Revision();
+      const stream = new Stream(streams, { ...from, onAccepted, onRevision: revision.add });
+      const reply = new Reply(streams, stream, from, revision);
       // Of a server that answers with its first event, or of a turn that has no more.
       stream.first.then(onAccepted, reject);
     });
+  }
+
+  /**
+   * The vault's revision, or a later one, once the last event with one was stored, or 0n if none has arrived. It is the
+   * `atLeastRevision` of requests that are to see it.
+   */
+  get revision(): bigint {
+    return this.#revision.latest;
   }
 
   [Symbol.asyncIterator](): AsyncIterableIterator<TurnEvent> {
@@ -221,7 +250,8 @@ export class Reply implements AsyncIterable<TurnEvent> {
   }
 
   #after(afterSequence: number): Streamed {
-    return { turnId: this.turnId, afterSequence, signal: this.#signal, resumes: true };
+    const onRevision = this.#revision.add;
+    return { turnId: this.turnId, afterSequence, signal: this.#signal, resumes: true, onRevision };
   }
 
   #leave(): void {
