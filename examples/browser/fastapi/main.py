@@ -51,13 +51,10 @@ app = FastAPI(lifespan=connected)
 
 
 @app.add_middleware
-class Limited:
+def limited(app: ASGIApp) -> ASGIApp:
     """Refuses bodies of more than LONGEST_BODY bytes."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def limit(scope: Scope, receive: Receive, send: Send) -> None:
         left = LONGEST_BODY
 
         async def counted() -> Message:
@@ -68,27 +65,26 @@ class Limited:
                 raise HTTPException(413, f"the body has more than {LONGEST_BODY} bytes")
             return message
 
-        await self.app(scope, counted, send)
+        await app(scope, counted, send)
+
+    return limit
 
 
+@app.exception_handler(RequestValidationError)
 @app.exception_handler(HTTPException)
-async def end(_: Request, error: HTTPException) -> Response:
+async def end(_: Request, error: HTTPException | RequestValidationError) -> Response:
+    if isinstance(error, RequestValidationError):
+        faults = "; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors())
+        return JSONResponse({"reason": "", "message": faults}, 422)
     if error.status_code == NOTHING_LEFT:
         return Response(status_code=NOTHING_LEFT)
     return JSONResponse({"reason": "", "message": error.detail}, error.status_code)
 
 
-@app.exception_handler(RequestValidationError)
-async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-    faults = "; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors())
-    return JSONResponse({"reason": "", "message": faults}, 422)
-
-
 @app.exception_handler(MetamorphError)
 async def refuse(_: Request, error: MetamorphError) -> JSONResponse:
     wait = {"retry-after": str(math.ceil(error.retry_delay))} if error.retry_delay else {}
-    body = {"reason": error.reason, "message": str(error)}
-    return JSONResponse(body, STATUSES.get(error.code.name, 500), wait)
+    return JSONResponse({"reason": error.reason, "message": str(error)}, STATUSES.get(error.code.name, 500), wait)
 
 
 @app.post("/replies", status_code=201)
@@ -103,8 +99,7 @@ async def ask(text: Text, client: Client, key: Key = "", session_id: SessionId =
 async def rest(turn_id: str, client: Client, last_event_id: Annotated[str, Header()] = "") -> Reply:
     turn = (await client.chat.GetTurn(GetTurnRequest(turn_id=turn_id))).turn
     seen, _, sequence = last_event_id.partition(":")
-    known = seen == turn_id and sequence.isdecimal() and len(sequence) <= LONGEST_NUMBER
-    after = int(sequence) if known else 0
+    after = int(sequence) if seen == turn_id and sequence.isdecimal() and len(sequence) <= LONGEST_NUMBER else 0
     if turn.status != TURN_STATUS_RUNNING and after >= turn.last_sequence:
         raise HTTPException(NOTHING_LEFT)  # The browser asks no more.
     return await client.follow(turn_id, after)

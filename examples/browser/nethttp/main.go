@@ -16,7 +16,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -51,12 +50,10 @@ func answering(
 	client *metamorph.Client, serve func(*metamorph.Client, http.ResponseWriter, *http.Request) error,
 ) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		token := ""
-		if cookie, err := r.Cookie("token"); err == nil {
-			token = cookie.Value
-		}
+		cookie, _ := r.Cookie("token")
+		r.SetPathValue("turn", strings.ToValidUTF8(r.PathValue("turn"), "\uFFFD")) // As all text of a request must be.
 		var refusal *metamorph.Error
-		if err := serve(client.WithToken(token), w, r); errors.As(err, &refusal) {
+		if err := serve(client.WithToken(cmp.Or(cookie, new(http.Cookie)).Value), w, r); errors.As(err, &refusal) {
 			if refusal.RetryDelay > 0 {
 				w.Header().Set("Retry-After", fmt.Sprint(math.Ceil(refusal.RetryDelay.Seconds())))
 			}
@@ -78,24 +75,17 @@ func refuse(w http.ResponseWriter, status int, reason, message string) error {
 	return answer(w, status, map[string]string{"reason": reason, "message": message})
 }
 
-// turnOf returns the ID in a path, which need not be UTF-8 as all text of a request must.
-func turnOf(r *http.Request) string {
-	return strings.ToValidUTF8(r.PathValue("turn"), "\uFFFD")
-}
-
 func ask(client *metamorph.Client, w http.ResponseWriter, r *http.Request) error {
 	var question struct{ Text, Session_id string }
 	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&question)
-	if errors.As(err, new(*http.MaxBytesError)) {
+	switch length := len([]rune(question.Text)); {
+	case errors.As(err, new(*http.MaxBytesError)):
 		return refuse(w, 413, "", "the body has more than 64 KiB")
-	}
-	if err != nil {
+	case err != nil:
 		return refuse(w, 422, "", "the body must be JSON: text and session_id, which are strings")
-	}
-	if length := utf8.RuneCountInString(question.Text); length < 1 || length > 8000 {
+	case length < 1 || length > 8000:
 		return refuse(w, 422, "", "text must have 1 to 8000 characters")
-	}
-	if strings.ContainsFunc(question.Session_id, func(c rune) bool { return c <= ' ' || c > '~' }) {
+	case strings.ContainsFunc(question.Session_id, func(c rune) bool { return c <= ' ' || c > '~' }):
 		return refuse(w, 422, "", "session_id must be the ID of a session")
 	}
 	// The page sends the same one if it has to send its request again.
@@ -116,7 +106,7 @@ func ask(client *metamorph.Client, w http.ResponseWriter, r *http.Request) error
 }
 
 func stream(client *metamorph.Client, w http.ResponseWriter, r *http.Request) error {
-	found, err := client.Chat.GetTurn(r.Context(), &chatv1.GetTurnRequest{TurnId: turnOf(r)})
+	found, err := client.Chat.GetTurn(r.Context(), &chatv1.GetTurnRequest{TurnId: r.PathValue("turn")})
 	if err != nil {
 		return err
 	}
@@ -147,7 +137,7 @@ func stream(client *metamorph.Client, w http.ResponseWriter, r *http.Request) er
 }
 
 func cancel(client *metamorph.Client, w http.ResponseWriter, r *http.Request) error {
-	_, err := client.Cancel(r.Context(), turnOf(r))
+	_, err := client.Cancel(r.Context(), r.PathValue("turn"))
 	if err == nil {
 		w.WriteHeader(204)
 	}
