@@ -17,6 +17,7 @@ from metamorphd.edge.call import Metadata
 from metamorphd.edge.grpc import adapter
 from metamorphd.edge.methods import SERVICES, methods_of
 from metamorphd.edge.pipeline import Handler, Pipeline
+from metamorphd.edge.refusals import Refusals
 
 from tests.support.caller import send_request, upload_requests
 from tests.support.media import FILES
@@ -186,6 +187,25 @@ async def test_a_cancelled_call_ends(handlers: Mapping[str, Handler]) -> None:
     exchange = Silent()
     running = asyncio.create_task(call_once(handlers, exchange))
     await asyncio.sleep(0.05)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert exchange.status is None
+
+
+async def test_a_call_that_is_cancelled_while_its_refusal_is_recorded_ends_as_one(
+    handlers: Mapping[str, Handler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = asyncio.Event()
+
+    async def record(*_: object, **__: object) -> None:
+        recording.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Refusals, "record", record)
+    exchange = MemoryExchange(token=mint(permissions=["write"]))
+    running = asyncio.create_task(call_once(handlers, exchange))
+    await recording.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

@@ -109,9 +109,13 @@ class Pipeline:
         async def run(exchange: Exchange) -> bytes | None:
             call = self._begin(method, exchange)
             try:
-                return await answer(call)
+                try:
+                    return await answer(call)
+                except PermissionMissing as missing:
+                    await self._record(call, missing)
+                    raise
             except BaseException as exc:
-                await self._refuse(call, await self._recorded(call, exc))
+                await self._refuse(call, exc)
                 raise
             finally:
                 call.release()
@@ -189,15 +193,9 @@ class Pipeline:
         exchange.set_trailing_metadata(((CALL_ID_KEY, call.call_id),))
         return call
 
-    async def _recorded(self, call: Call, exc: BaseException) -> BaseException:
-        """Returns what a call ends with: what has failed, or why that cannot be recorded."""
-        if isinstance(exc, PermissionMissing):
-            try:
-                permission = exc.metadata["permission"]
-                await self._refusals.record(call.scope, method=call.method.path[1:], permission=permission)
-            except BaseException as failure:
-                return failure
-        return exc
+    async def _record(self, call: Call, missing: PermissionMissing) -> None:
+        permission = missing.metadata["permission"]
+        await self._refusals.record(call.scope, method=call.method.path[1:], permission=permission)
 
     async def _refuse(self, call: Call, exc: BaseException) -> None:
         """Ends a failed call. The only place where exceptions become statuses. Returns if the call was cancelled."""

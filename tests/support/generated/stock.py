@@ -24,6 +24,7 @@ from tests.support.generated.corpus import CORPUS
 from tests.support.generated.layout import LARGE_VAULT, SessionPlan, VaultPlan, time_of
 from tests.support.generated.links import link_of
 from tests.support.generated.postings import Postings, text_words
+from tests.support.media import png
 
 MODEL = "claude-sonnet-5-5"
 OWNER = "srv_generated"
@@ -239,8 +240,9 @@ def attachment_of(plan: SessionPlan, place: int) -> ImageBlock | None:
 
 
 def upload(plan: SessionPlan, place: int) -> Upload:
-    """Returns a message's image: no picture, but no two are equal."""
-    return Upload.of("image/png", f"{plan.message_id(place):{ATTACHMENT_BYTES}}".encode())
+    """Returns a message's image: the smallest one, with what makes each another behind it."""
+    image = png()
+    return Upload.of("image/png", image + f"{plan.message_id(place):{ATTACHMENT_BYTES - len(image)}}".encode())
 
 
 def content_of(plan: SessionPlan, place: int) -> Content:
