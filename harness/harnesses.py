@@ -68,7 +68,7 @@ DECLARED = (
         "rapid-reset",
         rapid_reset.attack,
         {"seconds": 60},
-        {"seconds": 3, "most_milliseconds": 1000},
+        {"seconds": 3, "most_megabytes": 35, "most_milliseconds": 1000},
         alone=True,
     ),
     Harness(
