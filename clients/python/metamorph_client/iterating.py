@@ -15,4 +15,4 @@ async def every(source: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
         return
     items, end = iter(source), object()
     while (found := await asyncio.to_thread(next, items, end)) is not end:
-        yield found  # type: ignore[misc]
+        yield found  # type: ignore[misc]  # `end` is of another type, and no item

@@ -15,6 +15,7 @@ from metamorphd.cli.foreign.conversations import Conversation, Foreign, Node
 from metamorphd.models.attachment import Upload
 from metamorphd.models.content import CONTENT_BYTES, text_within
 from metamorphd.models.export import FORMAT, FORMAT_VERSION
+from metamorphd.models.media_signatures import image_type
 
 CHUNK_BYTES = 1_048_576
 # In bytes, beside images: a message has so much at most, whose images are described in the rest.
@@ -25,12 +26,6 @@ MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}")
 ID_DIGITS = 32
 # Beyond, images wait on the disk until all conversations are written.
 IN_MEMORY_BYTES = 1_048_576
-SIGNATURES = {
-    "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
-    "image/jpeg": re.compile(rb"\xff\xd8\xff"),
-    "image/gif": re.compile(rb"GIF8[79]a"),
-    "image/webp": re.compile(rb"RIFF.{4}WEBPVP", re.DOTALL),
-}
 NO_USAGE = dict.fromkeys(
     ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cost_usd_nanos"), 0
 ) | {"estimated": False}
@@ -192,7 +187,7 @@ class Converting:
     def _content(self, node: Node, attachments: IO[bytes]) -> list[Mapping[str, Any]]:
         blocks: list[Mapping[str, Any]] = []
         for image in node.images:
-            kind = next((kind for kind, signature in SIGNATURES.items() if signature.match(image)), None)
+            kind = image_type(image)
             if kind is None or len(image) > LARGEST_IMAGE or len(blocks) == MOST_IMAGES:
                 self._foreign.lose("images")
                 continue

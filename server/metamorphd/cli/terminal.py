@@ -156,7 +156,7 @@ class Silence:
         self.end()
 
     def begin(self) -> None:
-        """Stops the process while it runs in the background."""
+        """Turns the echo off. A process in the background is stopped here until it is in the foreground."""
         if self._before is not None:
             silent = list(self._before)
             silent[3] &= ~termios.ECHO

@@ -22,7 +22,7 @@ async def verifying(settings: Settings, *, clock: Clock, revoked_tokens: Revoked
     async with AsyncExitStack() as parts:
         emblem = key_set = None
         if settings.emblem_api_url or settings.emblem_jwks_url:
-            # Not without need: reading the certificates that it trusts takes a third of a server's start.
+            # Only then, because it reads all certificates that the system trusts.
             http = await parts.enter_async_context(HttpClient())
             if settings.emblem_api_url:
                 emblem = EmblemApi(url=settings.emblem_api_url, http=http, permissions=PERMISSIONS)

@@ -4,13 +4,14 @@ import codecs
 import re
 
 # File signatures, from the WHATWG MIME Sniffing Standard (section 6).
-SIGNATURES = {
+IMAGES = {
     "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
     "image/jpeg": re.compile(rb"\xff\xd8\xff"),
     "image/gif": re.compile(rb"GIF8[79]a"),
     "image/webp": re.compile(rb"RIFF.{4}WEBPVP", re.DOTALL),
-    "application/pdf": re.compile(rb"%PDF-"),
 }
+SIGNATURES = IMAGES | {"application/pdf": re.compile(rb"%PDF-")}
+MEDIA_TYPES = (*SIGNATURES, "text/plain")
 ANYTHING = re.compile(rb"")
 
 # In bytes; what takes a while to decode and keeps the GIL.
@@ -22,7 +23,7 @@ NOT_BLANK = re.compile(rb"[^ \t\n\f\r]")
 class MediaCheck:
     """Checks bytes that arrive in pieces, the first with the signature, against a media type.
 
-    `text/plain` must be valid UTF-8 without NUL.
+    A text must be valid UTF-8 without NUL.
     """
 
     def __init__(self, media_type: str) -> None:
@@ -45,6 +46,11 @@ def is_media(media_type: str, data: bytes | memoryview) -> bool:
     check = MediaCheck(media_type)
     pieces = (data[start : start + STEP_BYTES] for start in range(0, len(data), STEP_BYTES))
     return all(map(check.fits, pieces)) and check.fits(b"", last=True)
+
+
+def image_type(data: bytes) -> str | None:
+    """Returns the media type of an image, by its signature, or None if it is none that models see."""
+    return next((media_type for media_type, signature in IMAGES.items() if signature.match(data)), None)
 
 
 def is_blank(text: bytes | memoryview) -> bool:

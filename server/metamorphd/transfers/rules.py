@@ -12,6 +12,7 @@ from metamorphd.errors import LONGEST_METADATA
 from metamorphd.models.content import CONTENT_BYTES, MOST_BLOCKS, Block, ToolResultBlock
 from metamorphd.models.export import FORMAT
 from metamorphd.models.generation import EFFORTS, THINKING_MODES, EffectiveOptions
+from metamorphd.models.media_signatures import MEDIA_TYPES
 from metamorphd.models.memory import MemoryType
 from metamorphd.models.memory_file import is_file_path
 from metamorphd.models.message import Role
@@ -46,7 +47,6 @@ LABEL = re.compile(f"{LABEL_KEY.pattern}={LABEL_VALUE.pattern}")
 # Of one record. What a vault has is added up.
 MOST_USED = 10**14
 SHA256 = re.compile(r"[0-9a-f]{64}")
-MEDIA = ("image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf", "text/plain")
 MOST_PAIRS, MOST_MEMORY_PAIRS, MOST_LABELS, MOST_MEMORY_CHARACTERS = 32, 16, 8, 8_192
 # What SendMessage takes of blocks, of parts of a tool's result and of tools.
 MOST_SENT, MOST_PARTS, MOST_TOOLS = 64, 64, 128
@@ -69,7 +69,7 @@ BLOCK_FIELDS: Rules = {
     "input": long_text,
     "is_error": flag,
     "longest_side": number(0, MEBIBYTE),
-    "media_type": one_of(*MEDIA),
+    "media_type": one_of(*MEDIA_TYPES),
     "memory_ids": listed(identity, 16),
     # A model may call a tool that there is not.
     "name": long_text,
@@ -221,7 +221,7 @@ RECORDS: Mapping[str, Rules] = {
     },
     "attachment": {
         "attachment_id": identity,
-        "media_type": one_of(*MEDIA),
+        "media_type": one_of(*MEDIA_TYPES),
         "size": number(1, LARGEST_ATTACHMENT),
         "sha256": matching(SHA256),
         "create_time": time,
